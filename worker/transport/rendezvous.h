@@ -1,0 +1,62 @@
+// Brings the ranks of one (job, epoch) together: listen first, connect once the addresses of all are
+// known, and come out with a Window to every peer.
+//
+// Peers on this rank's node meet over shared memory, the others over TCP; the choice is made per
+// peer. A peer that states another job, epoch or rank than expected is refused, and the error says
+// which of them differs.
+#ifndef FATHOM_WORKER_TRANSPORT_RENDEZVOUS_H_
+#define FATHOM_WORKER_TRANSPORT_RENDEZVOUS_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "worker/transport/window.h"
+
+namespace fathom::transport {
+
+struct PeerAddress {
+  int rank = 0;
+  std::string node;      // ranks with one node name share its memory
+  std::string endpoint;  // "host:port" of its listener
+};
+
+struct RendezvousOptions {
+  std::string job;
+  uint64_t epoch = 0;
+  int rank = 0;
+  std::string node;
+  std::string bind_host = "127.0.0.1";
+  uint64_t window_bytes = 0;   // of this rank's own window
+  uint32_t signal_count = 0;   // of this rank's own window
+  absl::Duration connect_timeout = absl::Seconds(60);
+  absl::Duration wait_timeout = absl::Seconds(120);  // of every Window::Wait
+  bool force_tcp = false;      // TCP between ranks of one node too
+};
+
+// Listening; not yet connected. The window's size may be set as late as Connect.
+class Rendezvous {
+ public:
+  virtual ~Rendezvous() = default;
+
+  // Opens the listener on an ephemeral port. UNAVAILABLE when the host can't be bound.
+  static absl::StatusOr<std::unique_ptr<Rendezvous>> Listen(const std::string& bind_host);
+
+  virtual std::string endpoint() const = 0;  // "host:port" for the peers
+
+  // Blocks until every peer is connected. `peers` lists all ranks, this one too, in rank order.
+  // DEADLINE_EXCEEDED names the ranks that did not come. FAILED_PRECONDITION: a peer of another
+  // job or epoch.
+  virtual absl::StatusOr<std::unique_ptr<Window>> Connect(
+      const RendezvousOptions& options, const std::vector<PeerAddress>& peers) = 0;
+
+  // Ends a Connect in progress with CANCELLED. From any thread.
+  virtual void Cancel() = 0;
+};
+
+}  // namespace fathom::transport
+
+#endif  // FATHOM_WORKER_TRANSPORT_RENDEZVOUS_H_
