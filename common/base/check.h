@@ -1,5 +1,5 @@
-// FATHOM_CHECK: a broken invariant ends the process with its place and its values, in production too.
-// Failures of the environment are absl::Status instead.
+// FATHOM_CHECK: a broken invariant ends the process with its place and its values, in production
+// too. Failures of the environment are absl::Status instead.
 #ifndef FATHOM_COMMON_BASE_CHECK_H_
 #define FATHOM_COMMON_BASE_CHECK_H_
 
@@ -28,9 +28,9 @@ class CheckFailure {
 
 }  // namespace fathom
 
-#define FATHOM_CHECK(condition)                                                \
-  if (condition) [[likely]] {                                                  \
-  } else                                                                       \
+#define FATHOM_CHECK(condition) \
+  if (condition) [[likely]] {   \
+  } else                        \
     ::fathom::CheckFailure(__FILE__, __LINE__, #condition).stream()
 
 #endif  // FATHOM_COMMON_BASE_CHECK_H_

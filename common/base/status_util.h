@@ -19,10 +19,10 @@ inline absl::Status WithContext(const absl::Status& status, absl::string_view co
 
 }  // namespace fathom
 
-#define FATHOM_RETURN_IF_ERROR(expression)                       \
-  do {                                                           \
-    absl::Status fathom_status_ = (expression);                  \
-    if (!fathom_status_.ok()) return fathom_status_;             \
+#define FATHOM_RETURN_IF_ERROR(expression)           \
+  do {                                               \
+    absl::Status fathom_status_ = (expression);      \
+    if (!fathom_status_.ok()) return fathom_status_; \
   } while (false)
 
 #define FATHOM_STATUS_CONCAT_INNER_(a, b) a##b
