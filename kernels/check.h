@@ -1,7 +1,8 @@
-// What a kernel does when its caller breaks the contract: says which op and which shapes, and aborts.
+// What a kernel does when its caller breaks the contract: says which op and which shapes, and
+// aborts.
 //
-// Standard library only, like everything under kernels/. A wrong shape is a programming error, never
-// bad input, so there is no status to return.
+// Standard library only, like everything under kernels/. A wrong shape is a programming error,
+// never bad input, so there is no status to return.
 #ifndef FATHOM_KERNELS_CHECK_H_
 #define FATHOM_KERNELS_CHECK_H_
 

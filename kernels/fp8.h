@@ -26,8 +26,8 @@ inline constexpr float kE5M6Max = 65024.0f;
 // zeros has a scale.
 inline constexpr float kAmaxMin = 1e-4f;
 
-// Nearest E4M3 code, ties to even; magnitudes beyond 448 (infinity too) give 448; NaN gives NaN. The
-// sign is kept, of zero and NaN too.
+// Nearest E4M3 code, ties to even; magnitudes beyond 448 (infinity too) give 448; NaN gives NaN.
+// The sign is kept, of zero and NaN too.
 inline uint8_t E4M3FromFloat(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const uint32_t magnitude = bits & 0x7FFFFFFFu;

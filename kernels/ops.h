@@ -139,9 +139,9 @@ class Ops {
   virtual void ScatterAddRows(const Matrix& in, const int32_t* indices, const Matrix& out) = 0;
 
   // --- Products ---
-  // c = op(a) op(b), or c += with accumulate; op transposes when asked. a and b have one dtype, F64,
-  // F32 or BF16; sums are in FP32 (FP64 for F64); c is that dtype or F32. A row of c depends on that
-  // row of op(a) and on op(b) alone, not on how many rows there are.
+  // c = op(a) op(b), or c += with accumulate; op transposes when asked. a and b have one dtype,
+  // F64, F32 or BF16; sums are in FP32 (FP64 for F64); c is that dtype or F32. A row of c depends
+  // on that row of op(a) and on op(b) alone, not on how many rows there are.
   virtual void Gemm(const Matrix& a, bool transpose_a, const Matrix& b, bool transpose_b,
                     const Matrix& c, bool accumulate) = 0;
   // c[M, N] = a[M, K] b[N, K]^T on E4M3: FP32 sums over each 128 of K, then scaled and added in
@@ -175,8 +175,8 @@ class Ops {
   // Rotates in place by position; inverse undoes it, which is also its backward.
   virtual void Rope(const RopeView& x, bool inverse) = 0;
 
-  // Causal within each sequence. q, k [T, H*qk]; v, out [T, H*v]; lse F32 (F64 for F64) [T, H]: log of
-  // the sum of exponentials, natural.
+  // Causal within each sequence. q, k [T, H*qk]; v, out [T, H*v]; lse F32 (F64 for F64) [T, H]: log
+  // of the sum of exponentials, natural.
   virtual void AttentionForward(const AttentionShape& shape, const Matrix& q, const Matrix& k,
                                 const Matrix& v, const Matrix& out, const Matrix& lse) = 0;
   virtual void AttentionBackward(const AttentionShape& shape, const Matrix& q, const Matrix& k,
