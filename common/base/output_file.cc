@@ -5,11 +5,12 @@
 
 #include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/atomic_file.h"
 #include "common/base/check.h"
+#include "common/base/errno_status.h"
 #include "common/base/status_util.h"
 
 namespace fathom {
@@ -17,33 +18,7 @@ namespace {
 
 constexpr size_t kBufferBytes = 1 << 18;
 
-std::string FolderOf(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  if (slash == std::string::npos) return ".";
-  return slash == 0 ? "/" : path.substr(0, slash);
-}
-
 }  // namespace
-
-absl::Status FileError(int error_number, const std::string& what, const std::string& path) {
-  const std::string message = absl::StrCat(what, " ", path, ": ", std::strerror(error_number));
-  switch (error_number) {
-    case ENOENT:
-    case ENOTDIR:
-      return absl::NotFoundError(message);
-    case EACCES:
-    case EPERM:
-    case EROFS:
-      return absl::PermissionDeniedError(message);
-    case ENOSPC:
-    case EDQUOT:
-    case EFBIG:
-      return absl::ResourceExhaustedError(
-          absl::StrCat(message, "; free some space or choose another disk"));
-    default:
-      return absl::UnavailableError(message);
-  }
-}
 
 absl::StatusOr<OutputFile> OutputFile::Create(const std::string& path) {
   OutputFile file;
@@ -52,7 +27,7 @@ absl::StatusOr<OutputFile> OutputFile::Create(const std::string& path) {
   file.temporary_path_ = absl::StrCat(path, ".partial.", getpid());
   file.descriptor_ =
       open(file.temporary_path_.c_str(), O_CREAT | O_TRUNC | O_RDWR | O_CLOEXEC, 0644);
-  if (file.descriptor_ < 0) return FileError(errno, "can't create", file.temporary_path_);
+  if (file.descriptor_ < 0) return ErrnoStatus(errno, "create", file.temporary_path_);
   file.buffer_.reserve(kBufferBytes);
   return file;
 }
@@ -83,7 +58,7 @@ absl::Status OutputFile::WriteFully(int64_t offset, const char* bytes, size_t co
   while (count > 0) {
     const ssize_t written = pwrite(descriptor_, bytes, count, offset);
     if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return FileError(errno, "can't write", path_);
+    if (written < 0) return ErrnoStatus(errno, "write", path_);
     bytes += written;
     offset += written;
     count -= static_cast<size_t>(written);
@@ -120,19 +95,14 @@ absl::Status OutputFile::WriteAt(int64_t offset, const void* bytes, size_t count
 absl::Status OutputFile::Commit() {
   FATHOM_CHECK(descriptor_ >= 0) << path_ << " is not open";
   FATHOM_RETURN_IF_ERROR(Flush());
-  if (fsync(descriptor_) != 0) return FileError(errno, "can't sync", path_);
+  if (fsync(descriptor_) != 0) return ErrnoStatus(errno, "sync", path_);
   if (rename(temporary_path_.c_str(), path_.c_str()) != 0) {
-    return FileError(errno, "can't rename the finished file to", path_);
+    return ErrnoStatus(errno, "rename the finished file to", path_);
   }
   const bool closed = close(std::exchange(descriptor_, -1)) == 0;
-  if (!closed) return FileError(errno, "can't close", path_);
-  const std::string folder = FolderOf(path_);
-  const int folder_descriptor = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (folder_descriptor < 0) return FileError(errno, "can't open folder", folder);
-  const bool synced = fsync(folder_descriptor) == 0;
-  const int error_number = errno;
-  close(folder_descriptor);
-  return synced ? absl::OkStatus() : FileError(error_number, "can't sync folder", folder);
+  if (!closed) return ErrnoStatus(errno, "close", path_);
+  const size_t slash = path_.rfind('/');
+  return SyncDirectory(slash == std::string::npos ? "." : path_.substr(0, slash + 1));
 }
 
 }  // namespace fathom

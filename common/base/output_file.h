@@ -17,7 +17,7 @@ namespace fathom {
 
 class OutputFile {
  public:
-  // NOT_FOUND: no such folder. PERMISSION_DENIED, RESOURCE_EXHAUSTED, or UNAVAILABLE otherwise.
+  // Codes as in ErrnoStatus, such as NOT_FOUND: no such folder.
   static absl::StatusOr<OutputFile> Create(const std::string& path);
 
   OutputFile() = default;
@@ -25,7 +25,7 @@ class OutputFile {
   OutputFile& operator=(OutputFile&& other) noexcept;
   ~OutputFile();
 
-  // RESOURCE_EXHAUSTED: the disk or the quota is full. UNAVAILABLE: any other failed write.
+  // Codes as in ErrnoStatus, such as RESOURCE_EXHAUSTED: the disk is full.
   absl::Status Append(const void* bytes, size_t count);
 
   // Over what has been appended already.
@@ -49,9 +49,6 @@ class OutputFile {
   int64_t size_ = 0;
   std::string buffer_;  // the appended bytes from size_ - buffer_.size() on, not yet written
 };
-
-// The code that suits a failed system call, with "what path: why" and for a full disk what to do.
-absl::Status FileError(int error_number, const std::string& what, const std::string& path);
 
 }  // namespace fathom
 

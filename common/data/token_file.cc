@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
+#include "common/base/errno_status.h"
 #include "common/base/status_util.h"
 
 namespace fathom::data {
@@ -151,14 +152,14 @@ int32_t BytesPerToken(int64_t vocab_size) {
 
 absl::StatusOr<TokenFile> TokenFile::Open(const std::string& path) {
   const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) return FileError(errno, "can't open token file", path);
+  if (descriptor < 0) return ErrnoStatus(errno, "open token file", path);
   struct Closer {
     int descriptor;
     ~Closer() { close(descriptor); }
   } closer{descriptor};
 
   struct stat status = {};
-  if (fstat(descriptor, &status) != 0) return FileError(errno, "can't stat token file", path);
+  if (fstat(descriptor, &status) != 0) return ErrnoStatus(errno, "stat token file", path);
   if (!S_ISREG(status.st_mode)) return Damaged(path, "not a regular file");
   if (status.st_size < kTokenFileHeaderBytes) {
     return Damaged(path, absl::StrCat(status.st_size, " bytes, shorter than its header of ",
@@ -166,7 +167,7 @@ absl::StatusOr<TokenFile> TokenFile::Open(const std::string& path) {
   }
   Header header;
   const ssize_t got = pread(descriptor, &header, sizeof(header), 0);
-  if (got < 0) return FileError(errno, "can't read token file", path);
+  if (got < 0) return ErrnoStatus(errno, "read token file", path);
   if (got != sizeof(header)) return Damaged(path, "shorter than its header");
   FATHOM_RETURN_IF_ERROR(CheckHeader(path, header, status.st_size));
 
@@ -175,7 +176,7 @@ absl::StatusOr<TokenFile> TokenFile::Open(const std::string& path) {
   file.info_ = InfoOf(header);
   file.mapping_bytes_ = static_cast<size_t>(status.st_size);
   void* mapping = mmap(nullptr, file.mapping_bytes_, PROT_READ, MAP_SHARED, descriptor, 0);
-  if (mapping == MAP_FAILED) return FileError(errno, "can't map token file", path);
+  if (mapping == MAP_FAILED) return ErrnoStatus(errno, "map token file", path);
   file.mapping_ = static_cast<const uint8_t*>(mapping);
   return file;
 }

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/base/output_file.h"
+#include "common/base/errno_status.h"
 #include "common/data/sentencepiece_model.h"
 
 namespace fathom::data {
@@ -42,7 +42,7 @@ class SentencePieceTokenizer final : public Tokenizer {
  public:
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& path) {
     if (access(path.c_str(), R_OK) != 0) {
-      return FileError(errno, "can't read SentencePiece model", path);
+      return ErrnoStatus(errno, "read SentencePiece model", path);
     }
     std::string error;
     std::unique_ptr<SentencePieceModel> model = SentencePieceModel::Load(path, error);
