@@ -187,6 +187,14 @@ class Ops {
   // gate_up [T, 2F] holds gate then up; y = silu(gate) * up [T, F].
   virtual void SwiGluForward(const Matrix& gate_up, const Matrix& y) = 0;
   virtual void SwiGluBackward(const Matrix& gate_up, const Matrix& dy, const Matrix& dgate_up) = 0;
+  // Of routed experts: y = silu(gate) * up * weights[t]; weights [T, 1] F32 or F64.
+  virtual void WeightedSwiGluForward(const Matrix& gate_up, const Matrix& weights,
+                                     const Matrix& y) = 0;
+  // Its backward, with y made again: dweights[t] = sum over f of dy * silu(gate) * up (overwritten, of
+  // weights' dtype and shape).
+  virtual void WeightedSwiGluBackward(const Matrix& gate_up, const Matrix& weights,
+                                      const Matrix& dy, const Matrix& dgate_up,
+                                      const Matrix& dweights, const Matrix& y) = 0;
 
   // out[t] = table[tokens[t]]; tokens int32 [T], table [V, D].
   virtual void EmbeddingForward(const int32_t* tokens, const Matrix& table, const Matrix& out) = 0;

@@ -60,6 +60,11 @@ class ReferenceOps : public Ops {
 
   void SwiGluForward(const Matrix& gate_up, const Matrix& y) override;
   void SwiGluBackward(const Matrix& gate_up, const Matrix& dy, const Matrix& dgate_up) override;
+  void WeightedSwiGluForward(const Matrix& gate_up, const Matrix& weights,
+                             const Matrix& y) override;
+  void WeightedSwiGluBackward(const Matrix& gate_up, const Matrix& weights, const Matrix& dy,
+                              const Matrix& dgate_up, const Matrix& dweights,
+                              const Matrix& y) override;
 
   void EmbeddingForward(const int32_t* tokens, const Matrix& table, const Matrix& out) override;
   void EmbeddingBackward(const int32_t* tokens, const Matrix& dout, const Matrix& dtable) override;
