@@ -8,9 +8,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
-#include <vector>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -40,7 +41,9 @@ class ChannelReceiver {
  public:
   ChannelReceiver(Window* window, ChannelPlace place);
 
-  // The oldest message not yet received; valid until its Release. Several may be held at once.
+  // The oldest message not yet received; valid until its Release. Several may be held at once, up
+  // to the number of slots (more is a broken invariant: none could arrive). DATA_LOSS: the sender
+  // wrote an impossible length; else as Window::Wait.
   absl::StatusOr<absl::Span<const std::byte>> Receive();
   // Gives back the slot of the oldest message still held.
   absl::Status Release();
@@ -64,8 +67,9 @@ class ChannelSet {
   ChannelReceiver* receiver(const std::string& name, int from);
 
  private:
-  std::vector<std::unique_ptr<ChannelSender>> senders_;
-  std::vector<std::unique_ptr<ChannelReceiver>> receivers_;
+  using Key = std::pair<std::string, int>;  // name, peer
+  std::map<Key, std::unique_ptr<ChannelSender>> senders_;
+  std::map<Key, std::unique_ptr<ChannelReceiver>> receivers_;
 };
 
 }  // namespace fathom::transport

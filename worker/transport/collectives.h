@@ -1,8 +1,9 @@
 // Collectives over a group of ranks, with a fixed order of addition: sums run over the members in
 // group order, whatever arrives first, so that a step redone gives the same bits.
 //
-// Reduce-scatter and all-gather go directly between every pair of members in rounds of one slot each,
-// which bounds the memory and cannot deadlock. Members call the same operations in the same order.
+// Reduce-scatter and all-gather go directly between every pair of members in rounds of one slot
+// each, which bounds the memory and cannot deadlock. Members call the same operations in the same
+// order.
 #ifndef FATHOM_WORKER_TRANSPORT_COLLECTIVES_H_
 #define FATHOM_WORKER_TRANSPORT_COLLECTIVES_H_
 
@@ -12,6 +13,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "worker/transport/channel.h"
 
@@ -24,13 +27,14 @@ struct Range {
   int64_t size() const { return end - begin; }
 };
 
-// n elements in near-equal contiguous ranges, one per member, each beginning at a multiple of `align`.
+// n elements in near-equal contiguous ranges, one per member, each beginning at a multiple of
+// `align`.
 std::vector<Range> PartitionEvenly(int64_t n, int members, int64_t align = 16);
 
 class Group {
  public:
-  // The channels that a group of these ranks needs, named after `name`; slot_bytes is the size of one
-  // round's piece per pair. To be put into the layout by every rank.
+  // The channels that a group of these ranks needs, named after `name`; slot_bytes is the size of
+  // one round's piece per pair. To be put into the layout by every rank.
   static std::vector<ChannelSpec> Channels(const std::string& name, const std::vector<int>& ranks,
                                            uint64_t slot_bytes);
 
@@ -60,6 +64,16 @@ class Group {
   absl::Status Barrier();
 
  private:
+  // The bytes of `piece` go to member m; pieces of no bytes are not sent.
+  absl::Status SendTo(int m, absl::Span<const std::byte> piece);
+  // Member m's next message, which has to have this many bytes. None is received for 0.
+  absl::StatusOr<const std::byte*> ReceiveFrom(int m, size_t bytes);
+  absl::Status ReleaseFrom(int m, size_t bytes);
+  // values[i] = combine over members in group order.
+  template <typename T, typename Combine>
+  absl::Status AllReduce(absl::Span<T> values, Combine combine);
+  absl::Status Named(absl::string_view operation, const absl::Status& status) const;
+
   std::string name_;
   std::vector<int> ranks_;
   int index_ = 0;

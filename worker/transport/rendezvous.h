@@ -1,9 +1,11 @@
-// Brings the ranks of one (job, epoch) together: listen first, connect once the addresses of all are
-// known, and come out with a Window to every peer.
+// Brings the ranks of one (job, epoch) together: listen first, connect once the addresses of all
+// are known, and come out with a Window to every peer.
 //
 // Peers on this rank's node meet over shared memory, the others over TCP; the choice is made per
-// peer. A peer that states another job, epoch or rank than expected is refused, and the error says
-// which of them differs.
+// peer. The lower rank of a pair connects to the higher, and tries again while that one isn't
+// listening yet. A peer that states another job, epoch or rank than expected is refused, and the
+// error says which of them differs. Connections that speak something else are closed and disturb
+// nobody.
 #ifndef FATHOM_WORKER_TRANSPORT_RENDEZVOUS_H_
 #define FATHOM_WORKER_TRANSPORT_RENDEZVOUS_H_
 
@@ -30,11 +32,11 @@ struct RendezvousOptions {
   int rank = 0;
   std::string node;
   std::string bind_host = "127.0.0.1";
-  uint64_t window_bytes = 0;   // of this rank's own window
-  uint32_t signal_count = 0;   // of this rank's own window
+  uint64_t window_bytes = 0;  // of this rank's own window
+  uint32_t signal_count = 0;  // of this rank's own window
   absl::Duration connect_timeout = absl::Seconds(60);
   absl::Duration wait_timeout = absl::Seconds(120);  // of every Window::Wait
-  bool force_tcp = false;      // TCP between ranks of one node too
+  bool force_tcp = false;                            // TCP between ranks of one node too
 };
 
 // Listening; not yet connected. The window's size may be set as late as Connect.
@@ -48,8 +50,13 @@ class Rendezvous {
   virtual std::string endpoint() const = 0;  // "host:port" for the peers
 
   // Blocks until every peer is connected. `peers` lists all ranks, this one too, in rank order.
+  // Succeeds once; the listener closes then. After an error it may be called again.
+  //
   // DEADLINE_EXCEEDED names the ranks that did not come. FAILED_PRECONDITION: a peer of another
-  // job or epoch.
+  // job or epoch; at once when it's a peer that this rank connects to, or one of a later epoch of
+  // this job; when it is some straggler that connected to this rank, only if the right ones don't
+  // come in time either. INVALID_ARGUMENT: options and peers that contradict each other.
+  // RESOURCE_EXHAUSTED: the window's memory is not to be had.
   virtual absl::StatusOr<std::unique_ptr<Window>> Connect(
       const RendezvousOptions& options, const std::vector<PeerAddress>& peers) = 0;
 

@@ -1,6 +1,7 @@
 // The all-to-all of an expert group: every member sends one message of any length, up to a fixed
-// maximum, to every member, and gets one from each. Dispatch and combine, forward and backward, each
-// have a lane of their own, so that an overlapped pair of micro-batches can have all four in flight.
+// maximum, to every member, and gets one from each. Dispatch and combine, forward and backward,
+// each have a lane of their own, so that an overlapped pair of micro-batches can have all four in
+// flight.
 //
 // Post puts and returns; only Receive waits. A lane may have two exchanges in flight. A member's
 // message to itself is kept here.
@@ -38,6 +39,7 @@ class TokenExchange {
   absl::Status Release();
 
  private:
+  std::string lane_;
   std::vector<int> ranks_;
   int index_ = 0;
   std::vector<ChannelSender*> to_;

@@ -6,8 +6,8 @@
 // experts) is written once over it.
 //
 // A window belongs to one (job, epoch): a peer of another one is refused when it connects. Every
-// wait has a deadline and its error names the peer. Waits sleep (more ranks than cores is the normal
-// case on a laptop). One thread of the rank uses a window at a time, but for Abort.
+// wait has a deadline and its error names the peer. Waits sleep (more ranks than cores is the
+// normal case on a laptop). One thread of the rank uses a window at a time, but for Abort.
 #ifndef FATHOM_WORKER_TRANSPORT_WINDOW_H_
 #define FATHOM_WORKER_TRANSPORT_WINDOW_H_
 
@@ -34,7 +34,8 @@ class Window {
   // UNAVAILABLE: the peer's connection broke. INVALID_ARGUMENT: outside the peer's window.
   virtual absl::Status Put(int peer, uint64_t offset, absl::Span<const std::byte> bytes) = 0;
 
-  // Adds one to the peer's signal `index`, after every earlier put of this rank to it is visible there.
+  // Adds one to the peer's signal `index`, after every earlier put of this rank to it is visible
+  // there.
   virtual absl::Status Signal(int peer, uint32_t index) = 0;
 
   // Returns once this rank's signal `index`, raised by `peer`, has reached `value`.
