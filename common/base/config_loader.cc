@@ -2,6 +2,7 @@
 
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/message.h>
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <sstream>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -349,20 +351,62 @@ absl::Status CheckText(absl::string_view text, absl::string_view source) {
   return absl::OkStatus();
 }
 
+// Looks a text over before the document is built from it. yaml-cpp's own loop over documents does
+// not end on some broken texts ("a: b" with a stray indicator yields empty documents for ever), so
+// this asks for two documents at most and gives up when one has more values than a message may.
+class Guard final : public YAML::EventHandler {
+ public:
+  absl::Status Check(const std::string& text, absl::string_view source) {
+    std::istringstream stream(text);
+    YAML::Parser parser(stream);
+    if (!parser.HandleNextDocument(*this) || !parser.HandleNextDocument(*this)) {
+      return absl::OkStatus();
+    }
+    return absl::InvalidArgumentError(absl::StrCat(source, ":", std::max(document_line_, 1),
+                                                   ": a second document; give one per file"));
+  }
+
+  void OnDocumentStart(const YAML::Mark& mark) override { document_line_ = mark.line + 1; }
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark& mark, YAML::anchor_t) override { Count(mark); }
+  void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override { Count(mark); }
+  void OnScalar(const YAML::Mark& mark, const std::string&, YAML::anchor_t,
+                const std::string&) override {
+    Count(mark);
+  }
+  void OnSequenceStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t,
+                       YAML::EmitterStyle::value) override {
+    Count(mark);
+  }
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t,
+                  YAML::EmitterStyle::value) override {
+    Count(mark);
+  }
+  void OnMapEnd() override {}
+
+ private:
+  void Count(const YAML::Mark& mark) {
+    // A key is a value of its own here.
+    if (++values_ > 2 * limits::kMaxYamlNodes) {
+      throw YAML::ParserException(mark,
+                                  absl::StrCat("more than ", limits::kMaxYamlNodes, " values"));
+    }
+  }
+
+  int values_ = 0;
+  int document_line_ = 0;
+};
+
 }  // namespace
 
 absl::Status LoadYaml(absl::string_view text, absl::string_view source_name, Message* out) {
   FATHOM_RETURN_IF_ERROR(CheckText(text, source_name));
   std::unique_ptr<Message> result(out->New());
   try {
-    std::vector<YAML::Node> documents = YAML::LoadAll(std::string(text));
-    if (documents.size() > 1) {
-      return absl::InvalidArgumentError(absl::StrCat(source_name, ":", documents[1].Mark().line + 1,
-                                                     ": a second document; give one per file"));
-    }
-    if (!documents.empty()) {
-      FATHOM_RETURN_IF_ERROR(Reader(source_name).ReadDocument(documents[0], result.get()));
-    }
+    const std::string copy(text);
+    FATHOM_RETURN_IF_ERROR(Guard().Check(copy, source_name));
+    FATHOM_RETURN_IF_ERROR(Reader(source_name).ReadDocument(YAML::Load(copy), result.get()));
   } catch (const YAML::Exception& error) {
     return absl::InvalidArgumentError(absl::StrCat(source_name, ":",
                                                    std::max(error.mark.line + 1, 1),
