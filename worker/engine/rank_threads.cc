@@ -1,0 +1,221 @@
+#include "worker/engine/rank_threads.h"
+
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/real_clock.h"
+#include "common/base/status_util.h"
+#include "common/data/token_file.h"
+#include "common/plan/job_resolve.h"
+#include "gtest/gtest.h"
+#include "kernels/ops.h"
+#include "worker/engine/checkpoint.h"
+#include "worker/engine/rank_parts.h"
+#include "worker/engine/train_loop.h"
+#include "worker/transport/rendezvous.h"
+
+namespace fathom::engine {
+namespace {
+
+// Contiguous stages of near-equal layer counts, experts in equal runs, ranks in numbered nodes.
+v1::Plan PlanFor(const v1::JobSpec& spec, const JobSetting& setting) {
+  v1::Plan plan;
+  plan.set_job("test-1");
+  plan.set_epoch(1);
+  *plan.mutable_spec() = spec;
+  const int pipeline = spec.parallelism().pipeline();
+  const int64_t layers = spec.model().num_hidden_layers();
+  for (int stage = 0; stage < pipeline; ++stage) {
+    v1::Stage* out = plan.add_stages();
+    out->set_index(stage);
+    out->set_first_layer(layers * stage / pipeline);
+    out->set_layer_count(layers * (stage + 1) / pipeline - out->first_layer());
+    out->set_has_embedding(stage == 0);
+    out->set_has_head(stage == pipeline - 1);
+  }
+  const int expert = spec.parallelism().expert();
+  const int ranks = pipeline * expert * spec.parallelism().replicas();
+  for (int rank = 0; rank < ranks; ++rank) {
+    v1::RankAssignment* out = plan.add_ranks();
+    out->set_rank(rank);
+    out->set_node(absl::StrCat("node", rank / setting.ranks_per_node));
+    out->set_device(rank % setting.ranks_per_node);
+    out->set_pipeline_rank(rank % pipeline);
+    out->set_expert_rank(rank / pipeline % expert);
+    out->set_replica(rank / pipeline / expert);
+  }
+  for (int64_t e = 0; e < spec.model().n_routed_experts(); ++e) {
+    plan.add_expert_owner(static_cast<int>(e * expert / spec.model().n_routed_experts()));
+  }
+  if (!setting.resume_manifest.empty()) {
+    plan.mutable_resume()->set_manifest(setting.resume_manifest);
+  }
+  return plan;
+}
+
+class Collector : public TrainObserver {
+ public:
+  explicit Collector(JobResult* result) : result_(result) {}
+  void OnTraining(int64_t) override {}
+  void OnStep(const v1::StepReport& report) override {
+    if (result_ != nullptr) result_->steps.push_back(report);
+  }
+  void OnCheckpoint(const v1::CheckpointReport& report) override {
+    if (result_ != nullptr) result_->checkpoints.push_back(report);
+  }
+  void OnValidation(const v1::ValidationReport& report) override {
+    if (result_ != nullptr) result_->validations.push_back(report);
+  }
+
+ private:
+  JobResult* const result_;
+};
+
+void CollectGradients(RankParts& parts, JobResult* result) {
+  for (OptimizerShard& shard : parts.optimizer->shards()) {
+    const float* block = static_cast<const float*>(shard.block->gradients.data);
+    ForEachTensor(*shard.block, shard.own,
+                  [&](const model::Parameter& parameter, transport::Range range) {
+                    std::vector<float>& tensor = result->gradients[parameter.spec.name];
+                    tensor.resize(parameter.spec.size());
+                    std::copy(block + range.begin, block + range.end,
+                              tensor.begin() + (range.begin - parameter.offset));
+                  });
+  }
+}
+
+void CollectLosses(const RankParts& parts, const ScheduleLosses& losses, JobResult* result) {
+  const int64_t per_lane = parts.plan.spec().training().micro_batches();
+  const int64_t lanes = parts.tokens_per_step / (parts.plan.spec().data().sequence_length() *
+                                                 parts.plan.spec().training().micro_batch_sequences() *
+                                                 per_lane);
+  result->micro_batch_losses.resize(per_lane * lanes);
+  result->micro_batch_mtp_losses.resize(per_lane * lanes);
+  for (size_t direction = 0; direction < losses.by_direction.size(); ++direction) {
+    for (size_t i = 0; i < losses.by_direction[direction].size(); ++i) {
+      const int64_t index = parts.lane * per_lane +
+                            static_cast<int64_t>(direction) * parts.micro_batches_per_direction +
+                            static_cast<int64_t>(i);
+      result->micro_batch_losses[index] = losses.by_direction[direction][i].loss;
+      result->micro_batch_mtp_losses[index] = losses.by_direction[direction][i].mtp_loss;
+    }
+  }
+}
+
+// What the rank threads share.
+struct Meeting {
+  v1::Plan plan;
+  JobSetting setting;
+  transport::ChannelLayout layout;
+  std::vector<std::unique_ptr<transport::Rendezvous>> listeners;
+  std::vector<transport::PeerAddress> peers;
+  RealClock clock;
+  std::mutex mutex;
+  JobResult result;  // guarded by mutex, but for the lists that rank 0's observer fills
+};
+
+absl::Status RunRank(int rank, Meeting* meeting) {
+  FATHOM_ASSIGN_OR_RETURN(
+      std::unique_ptr<RankParts> parts,
+      PrepareRank(meeting->plan, rank, kernels::CreateCpuOps(), &meeting->clock));
+  transport::RendezvousOptions options;
+  options.job = meeting->plan.job();
+  options.epoch = meeting->plan.epoch();
+  options.rank = rank;
+  options.node = meeting->peers[rank].node;
+  options.window_bytes = meeting->layout.window_bytes[rank];
+  options.signal_count = meeting->layout.signal_count[rank];
+  FATHOM_ASSIGN_OR_RETURN(std::unique_ptr<transport::Window> window,
+                          meeting->listeners[rank]->Connect(options, meeting->peers));
+  FATHOM_RETURN_IF_ERROR(
+      ConnectRank(meeting->layout, std::move(window), parts.get(), &meeting->clock));
+  Collector observer(rank == 0 ? &meeting->result : nullptr);
+  std::unique_ptr<CheckpointWriter> checkpoints;
+  if (!meeting->setting.checkpoint_directory.empty()) {
+    checkpoints = std::make_unique<CheckpointWriter>(meeting->setting.checkpoint_directory,
+                                                     parts.get(), &meeting->clock);
+  }
+  TrainLoop loop(parts.get(), checkpoints.get(), &meeting->clock, &observer);
+  std::string weights;
+  if (meeting->setting.stop_after == 0) {
+    FATHOM_ASSIGN_OR_RETURN(weights, loop.Run());
+  } else {
+    FATHOM_RETURN_IF_ERROR(loop.Restore());
+    while (loop.steps_done() < meeting->setting.stop_after) FATHOM_RETURN_IF_ERROR(loop.RunStep());
+  }
+  FATHOM_RETURN_IF_ERROR(parts->world->Barrier());
+  std::lock_guard<std::mutex> lock(meeting->mutex);
+  if (rank == 0) meeting->result.weights_sha256 = weights;
+  CollectGradients(*parts, &meeting->result);
+  CollectLosses(*parts, loop.last_losses(), &meeting->result);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string WriteTestTokens(int64_t tokens) {
+  const std::string path = absl::StrCat(testing::TempDir(), "/tokens-", tokens, ".bin");
+  auto writer = data::TokenFileWriter::Create(path, data::TokenizerKind::kBytes, 257, 256);
+  EXPECT_TRUE(writer.ok()) << writer.status();
+  // Words drawn from a small vocabulary by a fixed linear congruential sequence.
+  const std::string words[] = {"the ", "pipe ", "of ", "experts ", "learns ", "a ", "stage ", "and "};
+  uint64_t state = 12345;
+  for (const data::Split split : {data::Split::kTraining, data::Split::kValidation}) {
+    std::vector<int32_t> document;
+    while (static_cast<int64_t>(document.size()) <
+           (split == data::Split::kTraining ? tokens : tokens / 8)) {
+      state = state * 6364136223846793005u + 1442695040888963407u;
+      for (const char c : words[state >> 61]) document.push_back(static_cast<unsigned char>(c));
+    }
+    const absl::Status status = writer->AddDocument(split, document);
+    EXPECT_TRUE(status.ok()) << status;
+  }
+  const auto info = writer->Finish(1, 1, "test");
+  EXPECT_TRUE(info.ok()) << info.status();
+  return path;
+}
+
+v1::JobSpec ToySpec(const std::string& token_file) {
+  v1::Job job;
+  job.set_api_version("fathom/v1");
+  job.set_kind("Job");
+  job.mutable_metadata()->set_name("toy");
+  v1::JobSpec& spec = *job.mutable_spec();
+  spec.mutable_model()->set_preset("toy");
+  spec.set_precision("fp32");
+  spec.mutable_data()->set_token_file(token_file);
+  spec.mutable_training()->set_steps(3);
+  spec.mutable_training()->set_micro_batches(16);
+  spec.mutable_training()->set_learning_rate(1e-2);
+  const absl::StatusOr<v1::Job> resolved = plan::ResolveJob(job);
+  EXPECT_TRUE(resolved.ok()) << resolved.status();
+  return resolved.ok() ? resolved->spec() : spec;
+}
+
+absl::StatusOr<JobResult> RunJob(const v1::JobSpec& spec, const JobSetting& setting) {
+  Meeting meeting;
+  meeting.plan = PlanFor(spec, setting);
+  meeting.setting = setting;
+  FATHOM_ASSIGN_OR_RETURN(meeting.layout, PlanChannels(meeting.plan));
+  const int ranks = meeting.plan.ranks_size();
+  for (int rank = 0; rank < ranks; ++rank) {
+    FATHOM_ASSIGN_OR_RETURN(std::unique_ptr<transport::Rendezvous> listener,
+                            transport::Rendezvous::Listen("127.0.0.1"));
+    meeting.peers.push_back({rank, meeting.plan.ranks(rank).node(), listener->endpoint()});
+    meeting.listeners.push_back(std::move(listener));
+  }
+  std::vector<absl::Status> statuses(ranks);
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < ranks; ++rank) {
+    threads.emplace_back([&, rank] { statuses[rank] = RunRank(rank, &meeting); });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (int rank = 0; rank < ranks; ++rank) {
+    FATHOM_RETURN_IF_ERROR(WithContext(statuses[rank], absl::StrCat("rank ", rank)));
+  }
+  return std::move(meeting.result);
+}
+
+}  // namespace fathom::engine

@@ -1,0 +1,61 @@
+// Where a step's time goes on this rank: seconds by part, from a clock that is passed in.
+#ifndef FATHOM_WORKER_ENGINE_STEP_METER_H_
+#define FATHOM_WORKER_ENGINE_STEP_METER_H_
+
+#include <array>
+#include <cstdint>
+
+#include "absl/time/time.h"
+#include "common/base/clock.h"
+
+namespace fathom::engine {
+
+enum class Part : uint8_t {
+  kForward,
+  kBackward,
+  kWeight,
+  kOverlapped,
+  kWait,  // for peers, wherever it happens; not counted in the part it happens in
+  kReduce,
+  kOptimizer,
+};
+inline constexpr int kParts = 7;
+
+class StepMeter {
+ public:
+  explicit StepMeter(const Clock* clock) : clock_(clock) {}
+
+  void Reset() { seconds_.fill(0); }
+  double seconds(Part part) const { return seconds_[static_cast<size_t>(part)]; }
+
+  // Times its own life; what nests inside is subtracted from the outer part.
+  class Scope {
+   public:
+    Scope(StepMeter* meter, Part part)
+        : meter_(meter), part_(part), outer_nested_(meter->nested_), start_(meter->clock_->Steady()) {
+      meter_->nested_ = 0;
+    }
+    ~Scope() {
+      const double elapsed = absl::ToDoubleSeconds(meter_->clock_->Steady() - start_);
+      meter_->seconds_[static_cast<size_t>(part_)] += elapsed - meter_->nested_;
+      meter_->nested_ = outer_nested_ + elapsed;
+    }
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+   private:
+    StepMeter* meter_;
+    Part part_;
+    double outer_nested_;
+    absl::Duration start_;
+  };
+
+ private:
+  const Clock* clock_;
+  std::array<double, kParts> seconds_{};
+  double nested_ = 0;  // seconds of finished scopes directly inside the current one
+};
+
+}  // namespace fathom::engine
+
+#endif  // FATHOM_WORKER_ENGINE_STEP_METER_H_

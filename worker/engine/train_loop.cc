@@ -1,0 +1,276 @@
+#include "worker/engine/train_loop.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status_util.h"
+#include "worker/engine/expert_balance.h"
+#include "worker/engine/learning_rate.h"
+
+namespace fathom::engine {
+
+// What the ranks know together at the end of a step.
+struct TrainLoop::StepTotals {
+  double loss = 0;  // means per token, nats
+  double mtp_loss = 0;
+  double balance_loss = 0;
+  double gradient_norm = 0;
+  double learning_rate = 0;
+  double max_violation = 0;
+  std::vector<int64_t> expert_loads;  // [E], over all MoE layers
+};
+
+TrainLoop::TrainLoop(RankParts* parts, CheckpointWriter* checkpoints, const Clock* clock,
+                     TrainObserver* observer)
+    : parts_(parts),
+      checkpoints_(checkpoints),
+      clock_(clock),
+      observer_(observer),
+      training_(parts->plan.spec().training()) {}
+
+absl::StatusOr<std::string> TrainLoop::Run() {
+  FATHOM_RETURN_IF_ERROR(Restore());
+  observer_->OnTraining(steps_done_);
+  const int64_t save_every = parts_->plan.spec().checkpoint().every_steps();
+  const int64_t validate_every = training_.validation_every();
+  while (steps_done_ < training_.steps()) {
+    FATHOM_RETURN_IF_ERROR(
+        WithContext(RunStep(), absl::StrCat("step ", steps_done_ + 1)));
+    const bool last = steps_done_ == training_.steps();
+    if (last || (validate_every > 0 && steps_done_ % validate_every == 0)) {
+      FATHOM_RETURN_IF_ERROR(WithContext(Validate(), "validation"));
+    }
+    FATHOM_RETURN_IF_ERROR(PublishCheckpointWhenDurable(/*wait=*/false));
+    if (!last && save_every > 0 && steps_done_ % save_every == 0) {
+      FATHOM_RETURN_IF_ERROR(BeginCheckpoint());
+    }
+  }
+  if (last_checkpoint_ != steps_done_ && checkpoints_ != nullptr) {
+    FATHOM_RETURN_IF_ERROR(PublishCheckpointWhenDurable(/*wait=*/true));
+    FATHOM_RETURN_IF_ERROR(BeginCheckpoint());
+    FATHOM_RETURN_IF_ERROR(PublishCheckpointWhenDurable(/*wait=*/true));
+    if (last_checkpoint_ != steps_done_) {
+      absl::Status own = checkpoints_->error();
+      if (own.ok()) own = absl::AbortedError("another rank could not save its shard; see its log");
+      return WithContext(own, absl::StrCat("final checkpoint, step ", steps_done_));
+    }
+  }
+  return weights_sha256_;
+}
+
+absl::Status TrainLoop::Restore() {
+  Optimizer& optimizer = *parts_->optimizer;
+  if (parts_->plan.has_resume()) {
+    FATHOM_ASSIGN_OR_RETURN(const RestoredState restored,
+                            LoadCheckpoint(parts_->plan.resume().manifest(), parts_));
+    steps_done_ = last_checkpoint_ = restored.step;
+    weights_sha256_ = restored.weights_sha256;
+  } else {
+    optimizer.Initialise(parts_->model.initializer_range, training_.seed());
+  }
+  optimizer.RoundMasters();
+  FATHOM_RETURN_IF_ERROR(optimizer.GatherWeights());
+  for (model::Stage* stage : parts_->stages_in_order()) stage->RefreshWeights();
+  // Nobody begins a step before every rank has all its weights.
+  return parts_->world->Barrier();
+}
+
+absl::Status TrainLoop::RunStep() {
+  const absl::Duration start = clock_->Steady();
+  StepMeter& meter = *parts_->meter;
+  meter.Reset();
+  FATHOM_RETURN_IF_ERROR(parts_->data->ReadTraining(steps_done_, parts_->lane, &batch_));
+  parts_->store->ZeroGradients();
+  for (model::Stage* stage : parts_->stages_in_order()) stage->ResetExpertLoads();
+
+  const SampleSource samples = [this](int direction, int micro_batch) {
+    return batch_.micro_batch(direction * parts_->micro_batches_per_direction + micro_batch);
+  };
+  FATHOM_ASSIGN_OR_RETURN(losses_,
+                          parts_->executor->Run(parts_->train_list, samples, /*keep=*/true));
+  StepTotals totals;
+  {
+    StepMeter::Scope scope(&meter, Part::kReduce);
+    FATHOM_RETURN_IF_ERROR(parts_->optimizer->ReduceGradients());
+    FATHOM_ASSIGN_OR_RETURN(totals, SumOverRanks(losses_));
+  }
+  FATHOM_RETURN_IF_ERROR(UpdateWeights(totals));
+  ++steps_done_;
+  Report(totals, clock_->Steady() - start);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<double>> TrainLoop::SumExpertLoads() {
+  std::vector<double> loads;
+  for (model::Stage* stage : parts_->stages_in_order()) {
+    const absl::Span<const int64_t> own = stage->expert_loads();
+    loads.insert(loads.end(), own.begin(), own.end());
+  }
+  FATHOM_RETURN_IF_ERROR(parts_->dense->AllReduceSum(absl::MakeSpan(loads)));
+  return loads;
+}
+
+absl::StatusOr<TrainLoop::StepTotals> TrainLoop::SumOverRanks(const ScheduleLosses& losses) {
+  FATHOM_ASSIGN_OR_RETURN(expert_loads_, SumExpertLoads());
+  const size_t experts = parts_->model.n_routed_experts;
+  // Loss, MTP loss, balance loss, squares of gradients, MaxVio and its layers, loads by expert.
+  std::vector<double> sums(6 + experts);
+  for (const auto& direction : losses.by_direction) {
+    for (const model::MicroBatchLoss& loss : direction) {
+      sums[0] += loss.loss;
+      sums[1] += loss.mtp_loss;
+    }
+  }
+  sums[2] = losses.balance_loss;
+  sums[3] = parts_->optimizer->SumOfSquares();
+  if (parts_->dense->index() == 0) {  // one rank of those that hold these layers speaks for them
+    for (size_t row = 0; row + experts <= expert_loads_.size(); row += experts) {
+      const absl::Span<const double> layer = absl::MakeConstSpan(expert_loads_).subspan(row, experts);
+      sums[4] += MaxViolation(layer);
+      sums[5] += 1;
+      for (size_t e = 0; e < experts; ++e) sums[6 + e] += layer[e];
+    }
+  }
+  FATHOM_RETURN_IF_ERROR(parts_->world->AllReduceSum(absl::MakeSpan(sums)));
+
+  StepTotals totals;
+  const double tokens = static_cast<double>(parts_->tokens_per_step);
+  totals.loss = sums[0] / tokens;
+  totals.mtp_loss = sums[1] / tokens;
+  totals.balance_loss =
+      sums[2] * static_cast<double>(parts_->plan.spec().data().sequence_length()) / tokens;
+  totals.gradient_norm = std::sqrt(sums[3]);
+  totals.max_violation = sums[5] > 0 ? sums[4] / sums[5] : 0;
+  totals.learning_rate = LearningRate(training_, steps_done_ + 1);
+  totals.expert_loads.assign(sums.begin() + 6, sums.end());
+  if (!std::isfinite(totals.loss) || !std::isfinite(totals.gradient_norm)) {
+    return absl::InternalError(absl::StrCat(
+        "loss ", totals.loss, ", gradient norm ", totals.gradient_norm,
+        ": no longer finite; lower spec.training.learning_rate, or resume from an earlier checkpoint"));
+  }
+  return totals;
+}
+
+absl::Status TrainLoop::UpdateWeights(const StepTotals& totals) {
+  {
+    StepMeter::Scope scope(parts_->meter.get(), Part::kOptimizer);
+    kernels::AdamWSettings settings;
+    settings.learning_rate = totals.learning_rate;
+    settings.beta1 = training_.beta1();
+    settings.beta2 = training_.beta2();
+    settings.epsilon = training_.epsilon();
+    settings.weight_decay = training_.weight_decay();
+    settings.step = steps_done_ + 1;
+    if (totals.gradient_norm > training_.clip_norm()) {
+      settings.gradient_scale = training_.clip_norm() / totals.gradient_norm;
+    }
+    parts_->optimizer->Update(settings);
+    UpdateRouterBiases();
+  }
+  {
+    StepMeter::Scope scope(parts_->meter.get(), Part::kReduce);
+    FATHOM_RETURN_IF_ERROR(parts_->optimizer->GatherWeights());
+  }
+  StepMeter::Scope scope(parts_->meter.get(), Part::kOptimizer);
+  for (model::Stage* stage : parts_->stages_in_order()) stage->RefreshWeights();
+  return absl::OkStatus();
+}
+
+void TrainLoop::UpdateRouterBiases() {
+  const size_t experts = parts_->model.n_routed_experts;
+  absl::Span<const double> loads = expert_loads_;
+  for (model::Stage* stage : parts_->stages_in_order()) {
+    for (model::Parameter* bias : stage->router_biases()) {
+      UpdateRouterBias(loads.subspan(0, experts), training_.bias_update_speed(),
+                       {static_cast<float*>(bias->weight.data), experts});
+      loads.remove_prefix(experts);
+    }
+  }
+}
+
+void TrainLoop::Report(const StepTotals& totals, absl::Duration elapsed) {
+  const StepMeter& meter = *parts_->meter;
+  v1::StepReport report;
+  report.set_step(steps_done_);
+  report.set_loss(totals.loss);
+  report.set_mtp_loss(totals.mtp_loss);
+  report.set_balance_loss(totals.balance_loss);
+  report.set_gradient_norm(totals.gradient_norm);
+  report.set_learning_rate(totals.learning_rate);
+  report.set_tokens(parts_->tokens_per_step);
+  report.set_seconds(absl::ToDoubleSeconds(elapsed));
+  report.set_forward_seconds(meter.seconds(Part::kForward));
+  report.set_backward_seconds(meter.seconds(Part::kBackward));
+  report.set_weight_seconds(meter.seconds(Part::kWeight));
+  report.set_overlapped_seconds(meter.seconds(Part::kOverlapped));
+  report.set_wait_seconds(meter.seconds(Part::kWait));
+  report.set_reduce_seconds(meter.seconds(Part::kReduce));
+  report.set_optimizer_seconds(meter.seconds(Part::kOptimizer));
+  report.set_max_violation(totals.max_violation);
+  const int64_t bytes_sent = parts_->window->bytes_put();
+  report.set_bytes_sent(bytes_sent - std::exchange(bytes_sent_before_, bytes_sent));
+  report.set_finished_ms(clock_->WallMs());
+  for (int64_t load : totals.expert_loads) report.add_expert_loads(load);
+  observer_->OnStep(report);
+}
+
+absl::Status TrainLoop::Validate() {
+  if (!parts_->data->has_validation()) return absl::OkStatus();
+  FATHOM_RETURN_IF_ERROR(parts_->data->ReadValidation(
+      parts_->lane, parts_->validation_micro_batches, &batch_));
+  const int64_t per_direction =
+      parts_->validation_micro_batches / static_cast<int64_t>(parts_->stages.size());
+  const SampleSource samples = [this, per_direction](int direction, int micro_batch) {
+    return batch_.micro_batch(direction * per_direction + micro_batch);
+  };
+  FATHOM_ASSIGN_OR_RETURN(const ScheduleLosses losses,
+                          parts_->executor->Run(parts_->validation_list, samples, /*keep=*/false));
+  double sum = 0;
+  for (const auto& direction : losses.by_direction) {
+    for (const model::MicroBatchLoss& loss : direction) sum += loss.loss;
+  }
+  FATHOM_RETURN_IF_ERROR(parts_->world->AllReduceSum({&sum, 1}));
+  v1::ValidationReport report;
+  report.set_step(steps_done_);
+  report.set_loss(sum / static_cast<double>(parts_->validation_tokens));
+  report.set_tokens(parts_->validation_tokens);
+  observer_->OnValidation(report);
+  return absl::OkStatus();
+}
+
+absl::Status TrainLoop::BeginCheckpoint() {
+  // One at a time: a slow disk delays the next checkpoint instead of piling up copies of the state.
+  if (checkpoints_ == nullptr || pending_checkpoint_ != 0) return absl::OkStatus();
+  pending_checkpoint_ = steps_done_;
+  checkpoints_->Begin(steps_done_);
+  return absl::OkStatus();
+}
+
+absl::Status TrainLoop::PublishCheckpointWhenDurable(bool wait) {
+  if (pending_checkpoint_ == 0) return absl::OkStatus();
+  if (wait) checkpoints_->WaitUntilIdle();
+  // 1: durable here, 0: still being written, -1: failed. All ranks decide from the same minimum.
+  int64_t progress = static_cast<int64_t>(checkpoints_->progress());
+  FATHOM_RETURN_IF_ERROR(parts_->world->AllReduceMin({&progress, 1}));
+  if (progress == 0) return absl::OkStatus();
+  const int64_t step = std::exchange(pending_checkpoint_, 0);
+  // A failed save costs that checkpoint, not the training.
+  if (progress < 0) return absl::OkStatus();
+  int64_t published = 1;
+  if (parts_->rank == 0) {
+    absl::StatusOr<v1::CheckpointReport> report = checkpoints_->Publish(step);
+    if (report.ok()) {
+      weights_sha256_ = report->weights_sha256();
+      observer_->OnCheckpoint(*report);
+    } else {
+      published = 0;
+    }
+  }
+  FATHOM_RETURN_IF_ERROR(parts_->world->AllReduceMin({&published, 1}));
+  if (published == 1) last_checkpoint_ = step;
+  return absl::OkStatus();
+}
+
+}  // namespace fathom::engine
