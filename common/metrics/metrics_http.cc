@@ -30,6 +30,7 @@ httplib::Server::Handler Adapt(MetricsHttp::Handler handler) {
         for (const auto& [key, value] : request.params) own.query.emplace(key, value);
         HttpReply reply = handler(own);
         response.status = reply.status;
+        for (const auto& [name, value] : reply.headers) response.set_header(name, value);
         response.set_content(reply.body, reply.content_type.c_str());
       };
 }

@@ -29,6 +29,7 @@ struct HttpReply {
   int status = 200;
   std::string body;
   std::string content_type = "text/plain; charset=utf-8";
+  std::map<std::string, std::string> headers = {};  // further ones
 };
 
 class MetricsHttp {
