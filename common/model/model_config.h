@@ -41,18 +41,29 @@ struct ModelConfig {
   bool is_moe_layer(int64_t layer) const { return layer >= first_k_dense_replace; }
 };
 
+// Bounds that CheckModel holds a model to. Within them every size, offset and byte count of a model
+// fits int64_t, and its list of tensors fits memory.
+inline constexpr int64_t kMaxDimension = int64_t{1} << 24;
+inline constexpr int64_t kMaxLayers = 4096;
+inline constexpr int64_t kMaxExperts = 4096;
+inline constexpr int64_t kMaxParameters = int64_t{1} << 56;
+
 // Names that ResolveModel knows: "deepseek-v3", "tiny", "toy".
 std::vector<std::string> PresetNames();
 
 // INVALID_ARGUMENT: an unknown preset (names the known ones), or without a preset a missing field.
 absl::StatusOr<ModelConfig> ResolveModel(const v1::ModelSpec& spec);
 
+// Tokens in a sample when the job names none; 0 for a name that is no preset.
+int64_t PresetSequenceLength(const std::string& preset);
+
 // The spec with the preset's name and every field set.
 v1::ModelSpec ToSpec(const ModelConfig& config, const std::string& preset);
 
-// INVALID_ARGUMENT, naming the field, its value and what would do: sizes not positive or so large that
-// a product of them overflows, an odd rotary dimension, experts that don't divide into groups, more
-// experts chosen than the kept groups hold, a group of fewer than two experts, more dense layers than layers.
+// INVALID_ARGUMENT, naming the field, its value and what would do: sizes not positive or so large
+// that a product of them overflows, an odd rotary dimension, experts that don't divide into groups,
+// more experts chosen than the kept groups hold, a group of fewer than two experts, more dense
+// layers than layers, an MTP depth above 1, a factor that is not a positive number.
 absl::Status CheckModel(const ModelConfig& config);
 
 }  // namespace fathom::model

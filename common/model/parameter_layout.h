@@ -1,9 +1,10 @@
 // Every tensor of a model: its name, shape, initial value, and who holds it.
 //
-// Names follow the published checkpoints of DeepSeek-V3 ("model.layers.3.mlp.experts.7.up_proj.weight").
-// All weights of linear layers are [outputs, inputs]. Tensors of one owner come in the order in which
-// they lie in that owner's flat buffers; gate_proj and up_proj of one MLP are neighbours, gate first,
-// so that together they are one matrix.
+// Names follow the published checkpoints of DeepSeek-V3
+// ("model.layers.3.mlp.experts.7.up_proj.weight"). All weights of linear layers are [outputs,
+// inputs]. Tensors of one owner come in the order in which they lie in that owner's flat buffers;
+// gate_proj and up_proj of one MLP are neighbours, gate first, so that together they are one
+// matrix.
 #ifndef FATHOM_COMMON_MODEL_PARAMETER_LAYOUT_H_
 #define FATHOM_COMMON_MODEL_PARAMETER_LAYOUT_H_
 
@@ -20,7 +21,8 @@ enum class Initializer : uint8_t { kNormal, kOnes, kZeros };
 enum class ParameterKind : uint8_t {
   kDense,       // held by every rank of its stage
   kExpert,      // a routed expert's: held by the expert rank that owns it
-  kRouterBias,  // of loss-free balancing: FP32, no gradient, updated by the sign of the load's error
+  kRouterBias,  // of loss-free balancing: FP32, no gradient, updated by the sign of the load's
+                // error
 };
 
 struct ParameterSpec {

@@ -15,12 +15,17 @@ enum class Format : uint8_t { kFp64, kFp32, kBf16, kE4M3 };
 
 struct PrecisionRecipe {
   std::string name;
-  Format activations = Format::kFp32;       // between ops, and of the compute copy of the weights
-  Format products = Format::kFp32;          // inputs of forward, input- and weight-gradient products
-  Format dispatch = Format::kFp32;          // tokens on their way to experts; kE4M3 with power-of-two scales
-  Format combine = Format::kFp32;           // and back, forward and backward
-  Format optimizer_moments = Format::kFp32; // AdamW's m and v; master weights and gradients are FP32
+  Format activations = Format::kFp32;  // between ops, and of the compute copy of the weights
+  Format products = Format::kFp32;     // inputs of forward, input- and weight-gradient products
+  Format dispatch =
+      Format::kFp32;               // tokens on their way to experts; kE4M3 with power-of-two scales
+  Format combine = Format::kFp32;  // and back, forward and backward
+  Format optimizer_moments =
+      Format::kFp32;  // AdamW's m and v; master weights and gradients are FP32
 };
+
+// Of one element, without scales.
+int64_t BytesOf(Format format);
 
 std::vector<std::string> RecipeNames();  // "fp32", "bf16", "fp8"
 

@@ -1,5 +1,5 @@
-// DualPipe (arXiv 2412.19437, section 3.2.1; facts section 3): micro-batches enter from both ends of
-// the pipeline, every rank holds stage r and its mirror P-1-r, and forwards of one direction run
+// DualPipe (arXiv 2412.19437, section 3.2.1; facts section 3): micro-batches enter from both ends
+// of the pipeline, every rank holds stage r and its mirror P-1-r, and forwards of one direction run
 // overlapped with backwards of the other.
 #ifndef FATHOM_COMMON_SCHEDULE_DUALPIPE_H_
 #define FATHOM_COMMON_SCHEDULE_DUALPIPE_H_
@@ -8,6 +8,8 @@
 #include "common/schedule/instruction.h"
 
 namespace fathom::schedule {
+
+// All three: INVALID_ARGUMENT also when P * M exceeds kMaxScheduleCells.
 
 // INVALID_ARGUMENT unless P is even and at least 2, M is even and M >= 2P.
 absl::StatusOr<Schedule> DualPipe(int ranks, int micro_batches);

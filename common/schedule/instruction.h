@@ -1,9 +1,9 @@
-// What a rank does in a step, as a list. A schedule is one list per pipeline rank; the executor runs
-// it, the validator and the event simulator read it.
+// What a rank does in a step, as a list. A schedule is one list per pipeline rank; the executor
+// runs it, the validator and the event simulator read it.
 //
-// Notation (as in docs and on the command line): F0.3 is the forward of micro-batch 3 of direction 0,
-// B its full backward, Bi its backward for the input only, W the oldest deferred weight gradient, and
-// "F0.3|B1.1" an overlapped pair.
+// Notation (as in docs and on the command line): F0.3 is the forward of micro-batch 3 of direction
+// 0, B its full backward, Bi its backward for the input only, W the oldest deferred weight
+// gradient, and "F0.3|B1.1" an overlapped pair.
 #ifndef FATHOM_COMMON_SCHEDULE_INSTRUCTION_H_
 #define FATHOM_COMMON_SCHEDULE_INSTRUCTION_H_
 
@@ -39,6 +39,12 @@ struct Instruction {
   friend bool operator==(const Instruction&, const Instruction&) = default;
 };
 
+// The kind of a schedule without backwards.
+inline constexpr char kForwardOnlyKind[] = "forward_only";
+
+// Largest ranks * micro-batches of a schedule, so that its lists fit memory.
+inline constexpr int64_t kMaxScheduleCells = int64_t{1} << 22;
+
 // Lists of all pipeline ranks for one step.
 struct Schedule {
   std::string kind;       // "dualpipe", "sequential", ...
@@ -51,6 +57,16 @@ struct Schedule {
 
 std::string ToString(const Op& op);
 std::string ToString(const Instruction& instruction);
+// A rank's list in one line, overlapped pairs in brackets.
+std::string ToString(const std::vector<Instruction>& list);
+
+// The stage that a direction has on a rank, and back. Direction 0 enters at rank 0, direction 1 at
+// P-1.
+int StageOf(const Schedule& schedule, int rank, int direction);
+int RankOf(const Schedule& schedule, int stage, int direction);
+
+// M / directions.
+int BatchesPerDirection(const Schedule& schedule);
 
 }  // namespace fathom::schedule
 
