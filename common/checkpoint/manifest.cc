@@ -61,6 +61,21 @@ absl::Status CheckShardHeads(const v1::CheckpointManifest& manifest) {
   return absl::OkStatus();
 }
 
+// A few bytes of spec can ask for a million experts: refused before their tensors are written out.
+absl::Status CheckPieceCount(const v1::CheckpointManifest& manifest) {
+  const auto config = model::ResolveModel(manifest.spec().model());
+  if (!config.ok()) return Damaged(absl::StrCat("its spec: ", config.status().message()));
+  const absl::Status sound = model::CheckModel(*config);
+  if (!sound.ok()) return Damaged(absl::StrCat("its spec: ", sound.message()));
+  int64_t pieces = 0;
+  for (const v1::Shard& shard : manifest.shards()) pieces += shard.pieces_size();
+  const int64_t experts =
+      (config->num_hidden_layers - config->first_k_dense_replace) * config->n_routed_experts;
+  if (experts <= pieces) return absl::OkStatus();
+  return Damaged(absl::StrCat("it lists ", pieces, " pieces, the model has ", experts,
+                              " routed experts: tensors are missing"));
+}
+
 // The pieces of one tensor fill it from its first element to its last.
 absl::Status CheckCover(const std::string& tensor, std::vector<Range> ranges, int64_t elements) {
   std::sort(ranges.begin(), ranges.end(),
@@ -132,6 +147,7 @@ absl::Status CheckManifest(const v1::CheckpointManifest& manifest) {
     return Damaged("its weights_sha256 is not a SHA-256");
   }
   FATHOM_RETURN_IF_ERROR(CheckShardHeads(manifest));
+  FATHOM_RETURN_IF_ERROR(CheckPieceCount(manifest));
   auto expected = ExpectedTensors(manifest.spec());
   if (!expected.ok()) return Damaged(absl::StrCat("its spec: ", expected.status().message()));
 
@@ -182,8 +198,14 @@ absl::StatusOr<CheckpointReader> CheckpointReader::Open(const std::string& manif
 }
 
 absl::StatusOr<const SafetensorsFile*> CheckpointReader::Shard(int index) {
-  const auto known = shards_.find(index);
-  if (known != shards_.end()) return &known->second;
+  auto found = shards_.find(index);
+  // A bad shard stays bad: its hash isn't taken again for every tensor in it.
+  if (found == shards_.end()) found = shards_.emplace(index, OpenShard(index)).first;
+  if (!found->second.ok()) return found->second.status();
+  return &*found->second;
+}
+
+absl::StatusOr<SafetensorsFile> CheckpointReader::OpenShard(int index) const {
   const v1::Shard& shard = manifest_.shards(index);
   const std::string path = folder_ + shard.file();
   auto file = SafetensorsFile::Open(path);
@@ -219,7 +241,7 @@ absl::StatusOr<const SafetensorsFile*> CheckpointReader::Shard(int index) {
     return Damaged(absl::StrCat("shard ", path, " holds ", file->tensors().size(),
                                 " tensors, its manifest lists ", shard.pieces_size()));
   }
-  return &shards_.emplace(index, *std::move(file)).first->second;
+  return file;
 }
 
 absl::Status CheckpointReader::ReadTensorRange(const std::string& tensor, int64_t begin,

@@ -59,6 +59,7 @@ class CheckpointReader {
  private:
   CheckpointReader() = default;
   absl::StatusOr<const SafetensorsFile*> Shard(int index);
+  absl::StatusOr<SafetensorsFile> OpenShard(int index) const;
 
   struct PlacedPiece {
     int64_t begin = 0;
@@ -70,7 +71,7 @@ class CheckpointReader {
   std::string manifest_path_;
   v1::CheckpointManifest manifest_;
   std::map<std::string, std::vector<PlacedPiece>> pieces_;  // by tensor, in order of begin
-  std::map<int, SafetensorsFile> shards_;                   // those opened and found right
+  std::map<int, absl::StatusOr<SafetensorsFile>> shards_;   // those needed so far
 };
 
 // All of it: ReadManifest, and VerifyShards. Returns the manifest.
