@@ -37,6 +37,9 @@ inline constexpr int kMaxRankMessageBytes = 16 << 20;  // daemon to rank
 inline constexpr int kMaxHttpBodyBytes = 1 << 20;
 inline constexpr int kMaxHttpThreads = 4;
 
+// Transport: connections to a rank, beyond its peers', that haven't said yet who they are.
+inline constexpr int kMaxStrangerConnections = 256;
+
 // Files.
 inline constexpr int64_t kMaxConfigBytes = 1 << 20;
 inline constexpr int kMaxYamlDepth = 32;
@@ -49,6 +52,7 @@ inline constexpr int kDefaultLeaseMs = 5000;
 inline constexpr int kMinHeartbeatMs = 20;
 inline constexpr int kMaxLeaseMs = 3'600'000;
 inline constexpr int kMinHeartbeatsPerLease = 2;  // one lost report must not cost a node
+inline constexpr int kStopWaitMs = 15'000;    // for old ranks to end before a job is planned anew
 inline constexpr int kKeepaliveMs = 10'000;
 inline constexpr int kKeepaliveTimeoutMs = 5000;
 inline constexpr int kHttpTimeoutMs = 5000;
