@@ -16,6 +16,7 @@
 #include "common/base/limits.h"
 #include "common/base/status_util.h"
 #include "common/checkpoint/manifest.h"
+#include "common/checkpoint/weights_hash.h"
 #include "google/protobuf/util/json_util.h"
 #include "google/protobuf/util/message_differencer.h"
 
@@ -28,8 +29,6 @@ using model::ParameterKind;
 using transport::Range;
 
 namespace {
-
-constexpr int64_t kIndexBytesMax = int64_t{64} << 20;
 
 std::string RankFile(int rank, absl::string_view suffix) {
   return absl::StrFormat("rank-%05d%s", rank, suffix);
@@ -44,7 +43,7 @@ checkpoint::DType FileFormat(kernels::DType dtype) {
 }
 
 absl::StatusOr<v1::ShardIndex> ReadIndex(const std::string& path) {
-  FATHOM_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kIndexBytesMax));
+  FATHOM_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, limits::kMaxManifestBytes));
   v1::ShardIndex index;
   if (!google::protobuf::util::JsonStringToMessage(text, &index).ok()) {
     return absl::DataLossError(absl::StrCat(path, ": not a shard index"));

@@ -230,8 +230,7 @@ absl::Status ConnectRank(const transport::ChannelLayout& layout,
                          const Clock* clock) {
   const v1::Plan& plan = parts->plan;
   const int rank = parts->rank;
-  parts->connection = std::move(window);
-  parts->window = std::make_unique<transport::MeteredWindow>(parts->connection.get(), clock);
+  parts->window = std::make_unique<transport::MeteredWindow>(std::move(window), clock);
   parts->channels = std::make_unique<transport::ChannelSet>(parts->window.get(), layout);
   const auto group = [&](const std::string& name, std::vector<int> members) {
     return std::make_unique<transport::Group>(name, std::move(members), rank,

@@ -46,7 +46,6 @@ struct RankParts {
   // In the order they are built; each uses those above it.
   std::unique_ptr<kernels::Ops> ops;
   std::unique_ptr<StepMeter> meter;
-  std::unique_ptr<transport::Window> connection;
   std::unique_ptr<transport::MeteredWindow> window;
   std::unique_ptr<transport::ChannelSet> channels;
   std::unique_ptr<transport::Group> world;    // every rank of the job

@@ -180,7 +180,7 @@ absl::Status Train(const v1::RankStart& start, RankChannel* channel, CommandRead
   FATHOM_RETURN_IF_ERROR(window.status());
   FATHOM_RETURN_IF_ERROR(ConnectRank(layout, *std::move(window), parts.get(), clock));
 
-  reader->Watch(nullptr, parts->connection.get());
+  reader->Watch(nullptr, parts->window.get());
   ChannelObserver observer(channel);
   CheckpointWriter checkpoints(start.checkpoint_directory(), parts.get(), clock);
   TrainLoop loop(parts.get(), &checkpoints, clock, &observer);

@@ -81,6 +81,7 @@ absl::Status TrainLoop::RunStep() {
   const absl::Duration start = clock_->Steady();
   StepMeter& meter = *parts_->meter;
   meter.Reset();
+  parts_->window->Reset();
   FATHOM_RETURN_IF_ERROR(parts_->data->ReadTraining(steps_done_, parts_->lane, &batch_));
   parts_->store->ZeroGradients();
   for (model::Stage* stage : parts_->stages_in_order()) stage->ResetExpertLoads();
@@ -209,8 +210,7 @@ void TrainLoop::Report(const StepTotals& totals, absl::Duration elapsed) {
   report.set_reduce_seconds(meter.seconds(Part::kReduce));
   report.set_optimizer_seconds(meter.seconds(Part::kOptimizer));
   report.set_max_violation(totals.max_violation);
-  const int64_t bytes_sent = parts_->window->bytes_put();
-  report.set_bytes_sent(bytes_sent - std::exchange(bytes_sent_before_, bytes_sent));
+  report.set_bytes_sent(parts_->window->Total().put_bytes);
   report.set_finished_ms(clock_->WallMs());
   for (int64_t load : totals.expert_loads) report.add_expert_loads(load);
   observer_->OnStep(report);

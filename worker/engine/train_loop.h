@@ -74,7 +74,6 @@ class TrainLoop {
   int64_t steps_done_ = 0;
   int64_t pending_checkpoint_ = 0;  // step of the one being written on any rank; 0: none
   int64_t last_checkpoint_ = 0;     // newest published
-  int64_t bytes_sent_before_ = 0;
   std::string weights_sha256_;      // of the newest published checkpoint; rank 0
 
   // Scratch of the step in progress.
