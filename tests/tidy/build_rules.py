@@ -118,7 +118,9 @@ def registered_rule(tree):
     registered = set()
     for target in tree.targets():
         if target.is_test:
-            for source in target.strings("srcs") + target.strings("src"):
-                registered.add(os.path.join(target.package, source.lstrip(":")))
+            # A macro that is told no source takes the file of its own name.
+            sources = target.strings("srcs") + target.strings("src") or [
+                target.name + suffix for suffix in (".cc", ".py", ".sh")]
+            registered.update(os.path.join(target.package, s.lstrip(":")) for s in sources)
     return [Finding("registered", path, 1, "no test target runs this file")
             for path in tree.files if _TEST_SOURCE.search(path) and path not in registered]

@@ -1,0 +1,223 @@
+"""Real daemons for a test: a coordinator and node daemons brought up by `fathomctl local up`.
+
+A Cluster is a context manager. Whatever happens inside it, every process it started is gone
+afterwards: each carries a mark in its environment by which the harness finds it again. Nothing here
+waits for a time to pass: it polls for a state until a deadline, and says what it saw last.
+"""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+import uuid
+
+REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+MARK = "FATHOM_TEST_CLUSTER"
+POLL_SECONDS = 0.1
+
+# Exit codes of fathomctl.
+OK, ERROR, USAGE, NOT_FOUND, REFUSED, UNREACHABLE, TIMED_OUT = 0, 1, 2, 3, 4, 5, 124
+
+
+def program(path):
+    """A built program such as "cli/fathomctl": a test's own copy, or that of the last build."""
+    for root in (os.getcwd(), os.path.join(REPOSITORY, "bazel-bin")):
+        if os.path.exists(os.path.join(root, path)):
+            return os.path.join(root, path)
+    raise FileNotFoundError(f"{path} is not built; run: bazel build //{path.replace('/', ':')}")
+
+
+class CommandFailed(AssertionError):
+    """A command ended otherwise than the test said it must."""
+
+
+def wait_until(condition, seconds, what, describe=lambda: ""):
+    """The first true value of condition(); an error that says `what` after that many seconds."""
+    deadline = time.monotonic() + seconds
+    pause = threading.Event()
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not after {seconds} s: {what}\n{describe()}")
+        pause.wait(POLL_SECONDS)
+
+
+def write_text(path, kilobytes, seed=1):
+    """English-like text with something to learn in it: words drawn by a seeded choice."""
+    choose = random.Random(seed)
+    words = ("the of and a to in is was he for it with as his on be at by had not are but from "
+             "model expert router token stage rank node step loss weight gradient").split()
+    with open(path, "w", encoding="utf-8") as stream:
+        written = 0
+        while written < kilobytes * 1024:
+            line = " ".join(choose.choice(words) for _ in range(choose.randint(6, 14))) + ".\n"
+            if choose.random() < 0.1:
+                line += "\n"
+            written += stream.write(line)
+
+
+class Cluster:
+    """A coordinator and `nodes` daemons of `ranks_per_node` devices, in a folder of their own."""
+
+    def __init__(self, nodes=1, ranks_per_node=2, spares=0, environment=None):
+        self.nodes = nodes
+        self.ranks_per_node = ranks_per_node
+        self.spares = spares
+        # Under /tmp and short: socket paths have a limit of some hundred bytes.
+        self.folder = tempfile.mkdtemp(prefix="fathom-", dir="/tmp")
+        self.state = os.path.join(self.folder, "state")
+        self._mark = uuid.uuid4().hex
+        self.environment = dict(os.environ, **(environment or {}))
+        self.environment[MARK] = self._mark
+        self.environment["HOME"] = self.folder
+        self.environment.pop("XDG_STATE_HOME", None)
+        self.environment.pop("FATHOM_COORDINATOR", None)
+        self._token_file = None
+
+    def __enter__(self):
+        try:
+            self.up()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(self, kind, _error, _trace):
+        with contextlib.suppress(Exception):
+            self.ctl("local", "down", "--state-dir", self.state, expect=None, seconds=30)
+        left = self.kill_marked()
+        if kind is None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            if left:
+                raise AssertionError(f"`local down` left processes behind: {left}")
+        else:
+            print(f"state kept in {self.folder}", flush=True)
+
+    def up(self, *options):
+        arguments = ["--nodes", str(self.nodes), "--ranks-per-node", str(self.ranks_per_node)]
+        if self.spares:
+            arguments += ["--spares", str(self.spares)]
+        self.ctl("local", "up", "--state-dir", self.state, *arguments, *options, seconds=60)
+
+    # --- Commands ---
+
+    def ctl(self, *arguments, expect=OK, seconds=60, folder=None):
+        """Runs fathomctl; its result, once it ended with the code that `expect` says (None: any)."""
+        command = [program("cli/fathomctl"), *arguments]
+        result = subprocess.run(
+            command, env=self.environment, cwd=folder or self.folder, timeout=seconds,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if expect is not None and result.returncode != expect:
+            raise CommandFailed(
+                f"{' '.join(command)}\nended with {result.returncode}, not {expect}\n"
+                f"stdout: {result.stdout[-3000:]}\nstderr: {result.stderr[-3000:]}")
+        return result
+
+    def items(self, *arguments):
+        """The items of a list command, such as items("get", "nodes")."""
+        return json.loads(self.ctl(*arguments, "-o", "json").stdout)["items"]
+
+    def job(self, name):
+        """One job as `get jobs` shows it."""
+        for item in reversed(self.items("get", "jobs")):
+            if item["name"] == name:
+                return item
+        raise AssertionError(f"no job is called {name}")
+
+    def coordinator_metrics_address(self):
+        """host:port of the coordinator's /metrics and /sd."""
+        return json.loads(self.ctl("local", "status", "-o", "json").stdout)["metrics_address"]
+
+    # --- Jobs ---
+
+    def token_file(self):
+        """A token file of some 200 KB of text; the same bytes in every cluster."""
+        if self._token_file is None:
+            text = os.path.join(self.folder, "text.txt")
+            self._token_file = os.path.join(self.folder, "text.tokens")
+            write_text(text, 200)
+            self.ctl("data", "prepare", text, "-o", self._token_file)
+        return self._token_file
+
+    def job_file(self, name="toy", **changes):
+        """A job file of the toy model; `changes` are JobSpec fields, merged into the defaults."""
+        spec = {
+            "model": {"preset": "toy"},
+            "data": {"token_file": self.token_file(), "sequence_length": 32},
+            "precision": "fp32",
+            "parallelism": {"pipeline": 2},
+            "training": {"steps": 6, "micro_batches": 4, "learning_rate": 3e-3},
+        }
+        for field, value in changes.items():
+            if isinstance(value, dict):
+                spec.setdefault(field, {}).update(value)
+            else:
+                spec[field] = value
+        job = {"apiVersion": "fathom/v1", "kind": "Job", "metadata": {"name": name}, "spec": spec}
+        path = os.path.join(self.folder, f"{name}.yaml")
+        with open(path, "w", encoding="utf-8") as stream:
+            json.dump(job, stream, indent=1)  # JSON is YAML
+        return path
+
+    def train(self, name="toy", seconds=120, **changes):
+        """Submits a job, waits until it is complete, and returns it."""
+        self.ctl("submit", "-f", self.job_file(name, **changes), "--wait", seconds=seconds)
+        job = self.job(name)
+        assert job["state"] == "COMPLETED", job
+        return job
+
+    def wait_for_job(self, name, condition, seconds, what):
+        """Polls a job until condition(job); returns it."""
+        seen = {}
+
+        def holds():
+            seen.update(self.job(name))
+            return dict(seen) if condition(seen) else None
+
+        return wait_until(holds, seconds, f"{name}: {what}", lambda: self.describe_state(seen))
+
+    def describe_state(self, job):
+        logs = self.ctl("logs", job.get("name", ""), expect=None).stdout[-2000:]
+        events = self.ctl("get", "events", expect=None).stdout[-2000:]
+        return f"job: {job}\nevents:\n{events}\nlogs:\n{logs}"
+
+    # --- Processes ---
+
+    def marked(self):
+        """{pid: command line} of every process that carries this cluster's mark or its folder."""
+        found = {}
+        for entry in os.listdir("/proc"):
+            if not entry.isdigit() or int(entry) == os.getpid():
+                continue
+            try:
+                with open(f"/proc/{entry}/environ", "rb") as stream:
+                    environment = stream.read()
+                with open(f"/proc/{entry}/cmdline", "rb") as stream:
+                    command = stream.read().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if command and (f"{MARK}={self._mark}".encode() in environment.split(b"\0") or
+                            self.state in command):
+                found[int(entry)] = command.strip()
+        return found
+
+    def kill_marked(self):
+        """Kills what is left of the cluster; what that was."""
+        left = self.marked()
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not self.marked(), 10, "killed processes are gone")
+        return left
+
+    def rank_pids(self):
+        """Process ids of rank processes, by what runs rather than by what is reported."""
+        return [pid for pid, command in self.marked().items() if "fathom-rank" in command]
