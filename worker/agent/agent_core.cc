@@ -87,19 +87,19 @@ absl::Status AgentCore::Admit(const v1::DesiredJob& job) {
 
 absl::StatusOr<int32_t> AgentCore::DeviceFor(const v1::Plan& plan, int32_t rank) const {
   if (rank < 0 || rank >= plan.ranks_size() || plan.ranks(rank).rank() != rank) {
-    return absl::InvalidArgumentError(absl::StrCat("the plan has no rank ", rank));
+    return absl::FailedPreconditionError(absl::StrCat("the plan has no rank ", rank));
   }
   const v1::RankAssignment& assignment = plan.ranks(rank);
   if (assignment.node() != options_.node.name()) {
-    return absl::InvalidArgumentError(absl::StrCat("the plan places it on node ", assignment.node(),
-                                                   ", but this is ", options_.node.name()));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the plan places it on node ", assignment.node(), ", but this is ", options_.node.name()));
   }
   for (const v1::Device& device : options_.node.devices()) {
     if (device.index() == assignment.device()) return assignment.device();
   }
-  return absl::InvalidArgumentError(absl::StrCat("the plan places it on device ",
-                                                 assignment.device(), "; this node has ",
-                                                 options_.node.devices_size()));
+  return absl::FailedPreconditionError(absl::StrCat("the plan places it on device ",
+                                                    assignment.device(), "; this node has ",
+                                                    options_.node.devices_size()));
 }
 
 void AgentCore::AddWantedRanks(const WantedJob& wanted) {
@@ -127,7 +127,9 @@ void AgentCore::AddWantedRanks(const WantedJob& wanted) {
     }
     if (!refusal.ok()) {
       rank.process = Process::kGone;
-      SetState(&rank, v1::RANK_STATE_FAILED, refusal.message());
+      // The code leads, as in what ranks report: it tells whether a new epoch may help.
+      SetState(&rank, v1::RANK_STATE_FAILED,
+               absl::StrCat(absl::StatusCodeToString(refusal.code()), ": ", refusal.message()));
     }
   }
 }

@@ -258,7 +258,7 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(
         Refusal{"Plan",
                 [](v1::DesiredJob* j) { j->mutable_plan()->mutable_spec()->set_precision("none"); },
-                "no such precision"},
+                "INVALID_ARGUMENT: no such precision"},
         Refusal{"JobId", [](v1::DesiredJob* j) { j->mutable_plan()->set_job("../x"); },
                 "no job's id"},
         Refusal{"Epoch", [](v1::DesiredJob* j) { j->mutable_plan()->set_epoch(0); },

@@ -1,0 +1,52 @@
+// Where the ranks' standard output and error go: <state directory>/logs/<job
+// id>/<epoch>/rank-<n>.log, one file per rank process, appended to by the rank itself, so a log is
+// whole whatever becomes of the daemon. Files stay until the operator deletes them.
+//
+// Job ids come from the network: they are checked by IsSafeJobId, and no symbolic link below the
+// logs folder is followed. Safe to use from several threads.
+#ifndef FATHOM_WORKER_AGENT_RANK_LOGS_H_
+#define FATHOM_WORKER_AGENT_RANK_LOGS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/base/ids.h"
+#include "worker/agent/rank_id.h"
+
+namespace fathom {
+
+class RankLogs {
+ public:
+  // What the end of a log adds to the message about a rank's death.
+  static constexpr int kTailLines = 20;
+  static constexpr int kTailBytes = 2048;
+
+  explicit RankLogs(const std::string& state_directory);
+
+  // A descriptor to append to, closed on exec; creates folders and file. The caller closes it.
+  // INVALID_ARGUMENT: no safe job id. Codes of ErrnoStatus.
+  absl::StatusOr<int> OpenForAppend(const RankId& id) const;
+
+  struct Piece {
+    std::string bytes;
+    int64_t log_bytes = 0;  // of the whole log
+  };
+  // At most `max_bytes` from byte `from` on; none when the log is not that long (yet).
+  // NOT_FOUND: no such log. INVALID_ARGUMENT: no safe job id, or a negative `from`.
+  absl::StatusOr<Piece> Read(const RankId& id, int64_t from, int64_t max_bytes) const;
+
+  // Ascending. NOT_FOUND: no logs of this job.
+  absl::StatusOr<std::vector<uint64_t>> Epochs(const JobId& job) const;
+
+  // The last lines as valid UTF-8; empty when there are none.
+  std::string Tail(const RankId& id) const;
+
+ private:
+  const std::string folder_;
+};
+
+}  // namespace fathom
+
+#endif  // FATHOM_WORKER_AGENT_RANK_LOGS_H_
