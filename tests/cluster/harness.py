@@ -81,6 +81,8 @@ class Cluster:
         self.environment.pop("XDG_STATE_HOME", None)
         self.environment.pop("FATHOM_COORDINATOR", None)
         self._token_file = None
+        # What the daemons are started under, such as a mount namespace.
+        self.launcher = []
 
     def __enter__(self):
         try:
@@ -105,13 +107,14 @@ class Cluster:
         arguments = ["--nodes", str(self.nodes), "--ranks-per-node", str(self.ranks_per_node)]
         if self.spares:
             arguments += ["--spares", str(self.spares)]
-        self.ctl("local", "up", "--state-dir", self.state, *arguments, *options, seconds=60)
+        self.ctl("local", "up", "--state-dir", self.state, *arguments, *options, seconds=60,
+                 launcher=self.launcher)
 
     # --- Commands ---
 
-    def ctl(self, *arguments, expect=OK, seconds=60, folder=None):
-        """Runs fathomctl; its result, once it ended with the code that `expect` says (None: any)."""
-        command = [program("cli/fathomctl"), *arguments]
+    def ctl(self, *arguments, expect=OK, seconds=60, folder=None, launcher=()):
+        """Runs fathomctl; its result, if it ended with the code `expect` (None: any)."""
+        command = [*launcher, program("cli/fathomctl"), *arguments]
         result = subprocess.run(
             command, env=self.environment, cwd=folder or self.folder, timeout=seconds,
             stdin=subprocess.DEVNULL, capture_output=True, text=True)
