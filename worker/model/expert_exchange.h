@@ -1,6 +1,6 @@
-// How a MoE layer reaches the other ranks of its expert group: an all-to-all of byte messages, posted
-// without waiting and received later, on one lane per direction of travel. The engine supplies the
-// implementation over its transport; LocalExchange serves a group of one rank.
+// How a MoE layer reaches the other ranks of its expert group: an all-to-all of byte messages,
+// posted without waiting and received later, on one lane per direction of travel. The engine
+// supplies the implementation over its transport; LocalExchange serves a group of one rank.
 #ifndef FATHOM_WORKER_MODEL_EXPERT_EXCHANGE_H_
 #define FATHOM_WORKER_MODEL_EXPERT_EXCHANGE_H_
 
@@ -15,7 +15,12 @@
 
 namespace fathom::model {
 
-enum class Lane : uint8_t { kDispatchForward, kCombineForward, kDispatchBackward, kCombineBackward };
+enum class Lane : uint8_t {
+  kDispatchForward,
+  kCombineForward,
+  kDispatchBackward,
+  kCombineBackward
+};
 inline constexpr int kLanes = 4;
 
 class ExpertExchange {
@@ -25,8 +30,8 @@ class ExpertExchange {
   virtual int size() const = 0;   // ranks of the expert group
   virtual int index() const = 0;  // this rank's expert rank
 
-  // messages[i] goes to expert rank i (also to this one); bytes may be reused on return. At most two
-  // exchanges of a lane may be in flight.
+  // messages[i] goes to expert rank i (also to this one); bytes may be reused on return. At most
+  // two exchanges of a lane may be in flight.
   virtual absl::Status Post(Lane lane, absl::Span<const absl::Span<const std::byte>> messages) = 0;
 
   // One message from every expert rank, of the lane's oldest exchange; valid until Release.

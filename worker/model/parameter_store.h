@@ -1,8 +1,9 @@
 // The parameters one rank holds: compute-format weights and gradients, in flat buffers.
 //
 // There is one block per (stage, kind): a block's tensors lie one after another in the order of
-// common/model's parameter layout, so that gradient reduction, the optimizer and the gather of weights
-// see a block as one array. Blocks of kind kRouterBias are FP32 (FP64 under FP64) and have no gradients.
+// common/model's parameter layout, so that gradient reduction, the optimizer and the gather of
+// weights see a block as one array. Blocks of kind kRouterBias are FP32 (FP64 under FP64) and have
+// no gradients.
 #ifndef FATHOM_WORKER_MODEL_PARAMETER_STORE_H_
 #define FATHOM_WORKER_MODEL_PARAMETER_STORE_H_
 
@@ -72,11 +73,11 @@ class ParameterStore {
   absl::flat_hash_map<std::string, Parameter*> by_name_;
 };
 
-// Initial value of elements [begin, begin + out.size()) of a tensor: a function of (seed, name, index)
-// alone, so that every layout and every rank begins from the same bits. Normal with the model's
-// initializer_range, ones for norms, zeros for the router's bias.
-void InitialValues(const ParameterSpec& spec, double initializer_range, uint64_t seed, int64_t begin,
-                   absl::Span<float> out);
+// Initial value of elements [begin, begin + out.size()) of a tensor: a function of (seed, name,
+// index) alone, so that every layout and every rank begins from the same bits. Normal with the
+// model's initializer_range, ones for norms, zeros for the router's bias.
+void InitialValues(const ParameterSpec& spec, double initializer_range, uint64_t seed,
+                   int64_t begin, absl::Span<float> out);
 
 }  // namespace fathom::model
 
