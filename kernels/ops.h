@@ -190,8 +190,8 @@ class Ops {
   // Of routed experts: y = silu(gate) * up * weights[t]; weights [T, 1] F32 or F64.
   virtual void WeightedSwiGluForward(const Matrix& gate_up, const Matrix& weights,
                                      const Matrix& y) = 0;
-  // Its backward, with y made again: dweights[t] = sum over f of dy * silu(gate) * up (overwritten, of
-  // weights' dtype and shape).
+  // Its backward, with y made again: dweights[t] = sum over f of dy * silu(gate) * up (overwritten,
+  // of weights' dtype and shape).
   virtual void WeightedSwiGluBackward(const Matrix& gate_up, const Matrix& weights,
                                       const Matrix& dy, const Matrix& dgate_up,
                                       const Matrix& dweights, const Matrix& y) = 0;

@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <cstdint>
 
 #include "kernels/bf16.h"
@@ -47,12 +46,12 @@ void CpuOps::Gemm(const Matrix& a, bool transpose_a, const Matrix& b, bool trans
     gemm_.Run(call);
     return;
   }
-  product_.resize(std::max<size_t>(product_.size(), shape.m * shape.n));
-  call.c = product_.data();
+  float* products = Scratch(shape.m * shape.n);
+  call.c = products;
   call.c_stride = shape.n;
   gemm_.Run(call);
   for (int64_t i = 0; i < shape.m; ++i) {
-    const float* product = product_.data() + i * shape.n;
+    const float* product = products + i * shape.n;
     uint16_t* out = static_cast<uint16_t*>(c.data) + i * c.stride;
     for (int64_t j = 0; j < shape.n; ++j) {
       out[j] = Bf16FromFloat(accumulate ? product[j] + FloatFromBf16(out[j]) : product[j]);

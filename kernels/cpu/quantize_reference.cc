@@ -73,10 +73,7 @@ void ReferenceOps::Dequantize(const Fp8Matrix& in, const Matrix& out) {
 }
 
 void ReferenceOps::TransposeBlocks(const Fp8Matrix& in, const Fp8Matrix& out) {
-  Check(in.scaling == Fp8Scaling::kBlock128x128 && out.scaling == Fp8Scaling::kBlock128x128,
-        "TransposeBlocks", "in and out are not both scaled 128x128");
-  Check(out.rows == in.cols && out.cols == in.rows, "TransposeBlocks",
-        "out does not have the shape of in's transpose");
+  CheckTransposeBlocks(in, out);
   for (int64_t r = 0; r < in.rows; ++r) {
     for (int64_t c = 0; c < in.cols; ++c) {
       out.codes[c * out.cols + r] = in.codes[r * in.cols + c];

@@ -7,27 +7,13 @@
 #include "kernels/check.h"
 #include "kernels/cpu/element.h"
 #include "kernels/cpu/reference_ops.h"
+#include "kernels/cpu/shape_checks.h"
 
 namespace fathom::kernels {
 namespace {
 
 // Keeps a token none of whose chosen scores is above zero in FP64 away from 0 / 0.
 constexpr double kSumMin = 1e-20;
-
-void CheckRouter(const RouterShape& shape, const Matrix& logits, const Matrix& weights) {
-  CheckShape("Router", "logits", logits, shape.tokens, shape.experts);
-  CheckShape("Router", "weights", weights, shape.tokens, shape.top_k);
-  Check(logits.dtype != DType::kBF16, "Router", "logits are neither F32 nor F64");
-  Check(shape.groups >= 1 && shape.experts % shape.groups == 0, "Router",
-        "experts do not divide into groups");
-  Check(shape.groups_kept >= 1 && shape.groups_kept <= shape.groups, "Router",
-        "groups_kept is outside [1, groups]");
-  Check(shape.top_k >= 1 && shape.top_k <= shape.experts / shape.groups * shape.groups_kept,
-        "Router", "top_k is below 1 or more than the experts of the kept groups");
-  Check(shape.balance_alpha == 0 ||
-            (shape.sequence_length > 0 && shape.tokens % shape.sequence_length == 0),
-        "Router", "tokens are no whole number of sequences");
-}
 
 std::vector<double> Scores(const Matrix& logits, int64_t t) {
   std::vector<double> score_E(logits.cols);

@@ -50,6 +50,15 @@ void CheckDequantize(const Fp8Matrix& in, const Matrix& out) {
   CheckShape("Dequantize", "out", out, in.rows, in.cols);
 }
 
+void CheckTransposeBlocks(const Fp8Matrix& in, const Fp8Matrix& out) {
+  CheckFp8("TransposeBlocks", in);
+  CheckFp8("TransposeBlocks", out);
+  Check(in.scaling == Fp8Scaling::kBlock128x128 && out.scaling == Fp8Scaling::kBlock128x128,
+        "TransposeBlocks", "in and out are not both scaled 128x128");
+  Check(out.rows == in.cols && out.cols == in.rows, "TransposeBlocks",
+        "out does not have the shape of in's transpose");
+}
+
 void CheckRmsNorm(const Matrix& x, const Matrix& weight, const Matrix& y) {
   CheckShape("RmsNorm", "x", x, x.rows, x.cols);
   CheckShape("RmsNorm", "weight", weight, 1, x.cols);
@@ -86,6 +95,26 @@ void CheckAttention(const AttentionShape& shape, const Matrix& q, const Matrix& 
 void CheckSwiGlu(const Matrix& gate_up, const Matrix& y) {
   CheckShape("SwiGlu", "gate_up", gate_up, y.rows, 2 * y.cols);
   CheckShape("SwiGlu", "y", y, y.rows, y.cols);
+}
+
+void CheckRowWeights(const Matrix& weights, int64_t tokens) {
+  CheckShape("WeightedSwiGlu", "weights", weights, tokens, 1);
+  Check(IsF32OrF64(weights), "WeightedSwiGlu", "weights are neither F32 nor F64");
+}
+
+void CheckRouter(const RouterShape& shape, const Matrix& logits, const Matrix& weights) {
+  CheckShape("Router", "logits", logits, shape.tokens, shape.experts);
+  CheckShape("Router", "weights", weights, shape.tokens, shape.top_k);
+  Check(IsF32OrF64(logits), "Router", "logits are neither F32 nor F64");
+  Check(shape.groups >= 1 && shape.experts % shape.groups == 0, "Router",
+        "experts do not divide into groups");
+  Check(shape.groups_kept >= 1 && shape.groups_kept <= shape.groups, "Router",
+        "groups_kept is outside [1, groups]");
+  Check(shape.top_k >= 1 && shape.top_k <= shape.experts / shape.groups * shape.groups_kept,
+        "Router", "top_k is below 1 or more than the experts of the kept groups");
+  Check(shape.balance_alpha == 0 ||
+            (shape.sequence_length > 0 && shape.tokens % shape.sequence_length == 0),
+        "Router", "tokens are no whole number of sequences");
 }
 
 void CheckAdamW(const AdamWSettings& settings, const Matrix& gradient, const Matrix& master,

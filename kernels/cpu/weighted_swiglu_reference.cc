@@ -1,7 +1,6 @@
 #include <cmath>
 #include <cstdint>
 
-#include "kernels/check.h"
 #include "kernels/cpu/element.h"
 #include "kernels/cpu/reference_ops.h"
 #include "kernels/cpu/shape_checks.h"
@@ -11,17 +10,12 @@ namespace {
 
 double Sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
 
-void CheckWeights(const Matrix& weights, int64_t tokens) {
-  CheckShape("WeightedSwiGlu", "weights", weights, tokens, 1);
-  Check(weights.dtype != DType::kBF16, "WeightedSwiGlu", "weights are neither F32 nor F64");
-}
-
 }  // namespace
 
 void ReferenceOps::WeightedSwiGluForward(const Matrix& gate_up, const Matrix& weights,
                                          const Matrix& y) {
   CheckSwiGlu(gate_up, y);
-  CheckWeights(weights, y.rows);
+  CheckRowWeights(weights, y.rows);
   for (int64_t t = 0; t < y.rows; ++t) {
     for (int64_t f = 0; f < y.cols; ++f) {
       const double gate = Get(gate_up, t, f);
@@ -36,8 +30,8 @@ void ReferenceOps::WeightedSwiGluBackward(const Matrix& gate_up, const Matrix& w
   CheckSwiGlu(gate_up, dy);
   CheckSwiGlu(dgate_up, dy);
   CheckSwiGlu(gate_up, y);
-  CheckWeights(weights, dy.rows);
-  CheckWeights(dweights, dy.rows);
+  CheckRowWeights(weights, dy.rows);
+  CheckRowWeights(dweights, dy.rows);
   for (int64_t t = 0; t < dy.rows; ++t) {
     const double weight = Get(weights, t, 0);
     double dweight = 0;
