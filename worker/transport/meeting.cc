@@ -8,6 +8,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "common/base/host_port.h"
+#include "common/base/limits.h"
 #include "common/base/status_util.h"
 
 namespace fathom::transport {
@@ -17,8 +19,6 @@ constexpr absl::Duration kFirstPause = absl::Milliseconds(2);
 constexpr absl::Duration kLongestPause = absl::Milliseconds(250);
 // How long a connection may take to say its Hello.
 constexpr absl::Duration kHelloTimeout = absl::Seconds(10);
-// Connections of strangers, at most, that are waited on beyond those of the peers.
-constexpr size_t kStrangersMax = 256;
 
 absl::Span<const std::byte> AsBytes(const std::string& s) {
   return {reinterpret_cast<const std::byte*>(s.data()), s.size()};
@@ -104,7 +104,7 @@ absl::Status Meeting::Accept(const Fd& listener, bool local) {
     if (!socket.valid()) return absl::OkStatus();
     // A process of another user gets no word, so it can't learn of this job.
     if (local && !CheckSameUser(socket).ok()) continue;
-    if (incoming_.size() >= peers_.size() + kStrangersMax) incoming_.pop_front();
+    if (incoming_.size() >= peers_.size() + limits::kMaxStrangerConnections) incoming_.pop_front();
     Incoming incoming;
     incoming.local = local;
     incoming.expires = DeadlineAfter(kHelloTimeout);
@@ -128,6 +128,8 @@ absl::StatusOr<bool> Meeting::Hear(Incoming* incoming) {
 }
 
 absl::Status Meeting::Answer(Incoming* incoming, const Hello& theirs) {
+  // It said its Hello and gave up before it was heard: met, it would be a peer that's gone.
+  if (HasEnded(incoming->socket)) return absl::OkStatus();
   const Hello mine = OwnHello(static_cast<int>(theirs.rank));
   absl::Status check = CheckHello(mine, theirs, theirs.rank);
   if (check.ok() && theirs.rank >= mine.rank) {
@@ -135,13 +137,7 @@ absl::Status Meeting::Answer(Incoming* incoming, const Hello& theirs) {
         absl::StrCat("its rank is ", theirs.rank, ", and one below ", mine.rank, " was expected"));
   }
   if (check.ok() && met_[theirs.rank].socket.valid()) {
-    if (HasEnded(met_[theirs.rank].socket)) {
-      // It gave up in between and comes again.
-      met_[theirs.rank] = Acquaintance();
-      ++missing_;
-    } else {
-      check = absl::FailedPreconditionError("that rank is connected already");
-    }
+    check = absl::FailedPreconditionError("that rank is connected already");
   }
   FATHOM_ASSIGN_OR_RETURN(const std::string answer, EncodeHello(mine));
   if (!check.ok()) {
@@ -175,10 +171,10 @@ void Meeting::TryLater(Outgoing* outgoing, const absl::Status& failure) {
 }
 
 void Meeting::Try(Outgoing* outgoing) {
-  const auto endpoint = SplitEndpoint(peers_[outgoing->peer].endpoint);
+  const auto endpoint = ParseHostPort(peers_[outgoing->peer].endpoint);
   if (!endpoint.ok()) return TryLater(outgoing, endpoint.status());
-  absl::StatusOr<Fd> socket = outgoing->local ? StartConnectLocal(endpoint->second)
-                                              : StartConnectTcp(endpoint->first, endpoint->second);
+  absl::StatusOr<Fd> socket = outgoing->local ? StartConnectLocal(endpoint->port)
+                                              : StartConnectTcp(endpoint->host, endpoint->port);
   if (!socket.ok()) return TryLater(outgoing, socket.status());
   outgoing->socket = *std::move(socket);
   outgoing->step = Outgoing::Step::kConnecting;
@@ -217,6 +213,15 @@ absl::Status Meeting::HearAnswer(Outgoing* outgoing) {
   return absl::OkStatus();
 }
 
+absl::Status Meeting::CheckHungUp(int peer) {
+  // One that did all it had to and left has said so, and that's still to be read.
+  met_[peer].hung_up = true;
+  if (!HasEnded(met_[peer].socket)) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat("rank ", options_.rank, " of job ", options_.job,
+                                             " epoch ", options_.epoch, ": ", Name(peer),
+                                             " had connected and is gone"));
+}
+
 SteadyTime Meeting::NextEvent() const {
   SteadyTime next = deadline_;
   for (const Outgoing& outgoing : outgoing_) {
@@ -246,14 +251,22 @@ absl::StatusOr<std::vector<Acquaintance>> Meeting::Run() {
       polls.push_back(
           {outgoing.socket.get(), static_cast<int16_t>(connecting ? POLLOUT : POLLIN), 0});
     }
+    const size_t first_met = polls.size();
+    for (const Acquaintance& met : met_) {
+      polls.push_back({met.hung_up ? -1 : met.socket.get(), POLLRDHUP, 0});
+    }
     if (poll(polls.data(), polls.size(), MillisecondsUntil(NextEvent())) < 0 && errno != EINTR) {
-      return ErrnoStatus("waiting for peers", errno);
+      return ConnectionError("waiting for peers", errno);
     }
 
     if (polls[0].revents != 0) {
       return absl::CancelledError(absl::StrCat("rank ", options_.rank, " of job ", options_.job,
                                                " epoch ", options_.epoch,
                                                ": connecting was cancelled"));
+    }
+    for (size_t i = 0; i < met_.size(); ++i) {
+      if (polls[first_met + i].revents == 0) continue;
+      FATHOM_RETURN_IF_ERROR(CheckHungUp(static_cast<int>(i)));
     }
     for (size_t i = 0; i < outgoing_.size(); ++i) {
       if (polls[first_outgoing + i].revents == 0) continue;

@@ -10,7 +10,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "worker/transport/rendezvous.h"
+#include "absl/status/statusor.h"
+#include "worker/transport/rendezvous_options.h"
 #include "worker/transport/socket.h"
 #include "worker/transport/wire.h"
 
@@ -22,6 +23,7 @@ struct Acquaintance {
   Hello hello;  // checked
   bool local = false;
   Fd memory;  // of its segment, if local
+  bool hung_up = false;
 };
 
 class Meeting {
@@ -78,6 +80,8 @@ class Meeting {
   absl::Status Greet(Outgoing* outgoing);
   absl::Status HearAnswer(Outgoing* outgoing);
 
+  // UNAVAILABLE unless the peer, whose socket has closed, left in an orderly way.
+  absl::Status CheckHungUp(int peer);
   void Met(int peer, bool local, Fd socket, Fd memory, Hello hello);
   SteadyTime NextEvent() const;
 

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/host_port.h"
 #include "common/base/status_util.h"
 #include "worker/transport/meeting.h"
 #include "worker/transport/routed_window.h"
@@ -33,8 +34,9 @@ absl::Status CheckTable(const RendezvousOptions& options, const std::vector<Peer
   for (int i = 0; i < peers.size(); ++i) {
     if (peers[i].rank != i) return wrong("entry ", i, " is of rank ", peers[i].rank);
     if (i == options.rank) continue;
-    const auto endpoint = SplitEndpoint(peers[i].endpoint);
+    const auto endpoint = ParseHostPort(peers[i].endpoint);
     if (!endpoint.ok()) return wrong("rank ", i, ": ", endpoint.status().message());
+    if (endpoint->port == 0) return wrong("rank ", i, " has no port: ", peers[i].endpoint);
   }
   if (peers[options.rank].node != options.node) {
     return wrong("rank ", options.rank, " is on node ", peers[options.rank].node,
@@ -46,7 +48,7 @@ absl::Status CheckTable(const RendezvousOptions& options, const std::vector<Peer
 class SocketRendezvous : public Rendezvous {
  public:
   SocketRendezvous(TcpListener tcp, Fd local, Fd cancel)
-      : endpoint_(JoinEndpoint(tcp.host, tcp.port)),
+      : endpoint_(ToString(HostPort{tcp.host, tcp.port})),
         cancel_event_(std::move(cancel)),
         tcp_listener_(std::move(tcp.fd)),
         local_listener_(std::move(local)) {}

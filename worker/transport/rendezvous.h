@@ -9,35 +9,15 @@
 #ifndef FATHOM_WORKER_TRANSPORT_RENDEZVOUS_H_
 #define FATHOM_WORKER_TRANSPORT_RENDEZVOUS_H_
 
-#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "absl/time/time.h"
+#include "worker/transport/rendezvous_options.h"
 #include "worker/transport/window.h"
 
 namespace fathom::transport {
-
-struct PeerAddress {
-  int rank = 0;
-  std::string node;      // ranks with one node name share its memory
-  std::string endpoint;  // "host:port" of its listener
-};
-
-struct RendezvousOptions {
-  std::string job;
-  uint64_t epoch = 0;
-  int rank = 0;
-  std::string node;
-  std::string bind_host = "127.0.0.1";
-  uint64_t window_bytes = 0;  // of this rank's own window
-  uint32_t signal_count = 0;  // of this rank's own window
-  absl::Duration connect_timeout = absl::Seconds(60);
-  absl::Duration wait_timeout = absl::Seconds(120);  // of every Window::Wait
-  bool force_tcp = false;                            // TCP between ranks of one node too
-};
 
 // Listening; not yet connected. The window's size may be set as late as Connect.
 class Rendezvous {
@@ -55,8 +35,8 @@ class Rendezvous {
   // DEADLINE_EXCEEDED names the ranks that did not come. FAILED_PRECONDITION: a peer of another
   // job or epoch; at once when it's a peer that this rank connects to, or one of a later epoch of
   // this job; when it is some straggler that connected to this rank, only if the right ones don't
-  // come in time either. INVALID_ARGUMENT: options and peers that contradict each other.
-  // RESOURCE_EXHAUSTED: the window's memory is not to be had.
+  // come in time either. UNAVAILABLE: a peer had connected and died. INVALID_ARGUMENT: options and
+  // peers that contradict each other. RESOURCE_EXHAUSTED: the window's memory is not to be had.
   virtual absl::StatusOr<std::unique_ptr<Window>> Connect(
       const RendezvousOptions& options, const std::vector<PeerAddress>& peers) = 0;
 

@@ -87,13 +87,13 @@ class RoutedWindow : public Window {
 absl::Status RoutedWindow::Start() {
   FATHOM_ASSIGN_OR_RETURN(quit_event_, MakeEvent());
   epoll_ = Fd(epoll_create1(EPOLL_CLOEXEC));
-  if (!epoll_.valid()) return ErrnoStatus("epoll_create1", errno);
+  if (!epoll_.valid()) return ConnectionError("epoll_create1", errno);
   const auto add = [this](int fd, int tag) {
     epoll_event event{};
     event.events = EPOLLIN;
     event.data.u32 = static_cast<uint32_t>(tag);
     if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
-      return ErrnoStatus("epoll_ctl", errno);
+      return ConnectionError("epoll_ctl", errno);
     }
     return absl::OkStatus();
   };

@@ -49,9 +49,9 @@ absl::StatusOr<Sizes> SizesOf(uint64_t window_bytes, uint32_t signal_count) {
 absl::StatusOr<std::byte*> MapAll(const Fd& memory, uint64_t bytes) {
   void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory.get(), 0);
   if (at == MAP_FAILED) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("mapping ", bytes, " bytes of window: ", ErrnoStatus("mmap", errno).message(),
-                     "; make the window smaller"));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "mapping ", bytes, " bytes of window: ", ConnectionError("mmap", errno).message(),
+        "; make the window smaller"));
   }
   return static_cast<std::byte*>(at);
 }
@@ -90,12 +90,12 @@ absl::StatusOr<std::shared_ptr<Segment>> Segment::Create(uint64_t window_bytes,
                                                          uint32_t signal_count) {
   FATHOM_ASSIGN_OR_RETURN(const Sizes sizes, SizesOf(window_bytes, signal_count));
   Fd memory(memfd_create("fathom-window", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  if (!memory.valid()) return ErrnoStatus("making shared memory (memfd_create)", errno);
+  if (!memory.valid()) return ConnectionError("making shared memory (memfd_create)", errno);
   if (ftruncate(memory.get(), static_cast<off_t>(sizes.total)) != 0 ||
       fcntl(memory.get(), F_ADD_SEALS, kSeals) != 0) {
     return absl::ResourceExhaustedError(
         absl::StrCat("sizing shared memory of ", sizes.total,
-                     " bytes: ", ErrnoStatus("memfd", errno).message()));
+                     " bytes: ", ConnectionError("memfd", errno).message()));
   }
   FATHOM_ASSIGN_OR_RETURN(std::byte * base, MapAll(memory, sizes.total));
   // All-zero memory is these atomics' initial state, here and in the processes that map it.

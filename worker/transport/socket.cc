@@ -14,7 +14,6 @@
 #include <memory>
 #include <system_error>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status_util.h"
 
@@ -50,7 +49,7 @@ socklen_t LocalAddress(int port, sockaddr_un* address) {
 
 absl::Status SetInt(const Fd& fd, int level, int option, int value) {
   if (setsockopt(fd.get(), level, option, &value, sizeof(value)) != 0) {
-    return ErrnoStatus("setting a socket option", errno);
+    return ConnectionError("setting a socket option", errno);
   }
   return absl::OkStatus();
 }
@@ -73,13 +72,13 @@ void Fd::Close() {
   fd_ = -1;
 }
 
-absl::Status ErrnoStatus(absl::string_view what, int error) {
+absl::Status ConnectionError(absl::string_view what, int error) {
   return absl::UnavailableError(absl::StrCat(what, ": ", std::generic_category().message(error)));
 }
 
 absl::StatusOr<Fd> MakeEvent() {
   Fd event(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!event.valid()) return ErrnoStatus("making an eventfd", errno);
+  if (!event.valid()) return ConnectionError("making an eventfd", errno);
   return event;
 }
 
@@ -99,7 +98,7 @@ absl::StatusOr<TcpListener> ListenTcp(const std::string& host) {
     if (!fd.valid() || bind(fd.get(), a->ai_addr, a->ai_addrlen) != 0 ||
         listen(fd.get(), kBacklog) != 0 ||
         getsockname(fd.get(), reinterpret_cast<sockaddr*>(&bound), &length) != 0) {
-      last = ErrnoStatus(absl::StrCat("cannot listen on host \"", host, "\""), errno);
+      last = ConnectionError(absl::StrCat("cannot listen on host \"", host, "\""), errno);
       continue;
     }
     const in_port_t port = bound.ss_family == AF_INET6
@@ -116,29 +115,9 @@ absl::StatusOr<Fd> ListenLocal(int port) {
   const socklen_t length = LocalAddress(port, &address);
   if (!fd.valid() || bind(fd.get(), reinterpret_cast<sockaddr*>(&address), length) != 0 ||
       listen(fd.get(), kBacklog) != 0) {
-    return ErrnoStatus("cannot listen for ranks of this node", errno);
+    return ConnectionError("cannot listen for ranks of this node", errno);
   }
   return fd;
-}
-
-absl::StatusOr<std::pair<std::string, int>> SplitEndpoint(const std::string& endpoint) {
-  const size_t colon = endpoint.rfind(':');
-  int port = 0;
-  if (colon == std::string::npos || colon == 0 ||
-      !absl::SimpleAtoi(endpoint.substr(colon + 1), &port) || port < 1 || port > 65535) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("\"", endpoint, "\" is no endpoint; write host:port"));
-  }
-  std::string host = endpoint.substr(0, colon);
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
-    host = host.substr(1, host.size() - 2);
-  }
-  return std::make_pair(host, port);
-}
-
-std::string JoinEndpoint(const std::string& host, int port) {
-  const bool bracket = host.find(':') != std::string::npos;
-  return bracket ? absl::StrCat("[", host, "]:", port) : absl::StrCat(host, ":", port);
 }
 
 absl::StatusOr<Fd> StartConnectTcp(const std::string& host, int port) {
@@ -149,7 +128,7 @@ absl::StatusOr<Fd> StartConnectTcp(const std::string& host, int port) {
     if (fd.valid() && (connect(fd.get(), a->ai_addr, a->ai_addrlen) == 0 || errno == EINPROGRESS)) {
       return fd;
     }
-    last = ErrnoStatus("connecting", errno);
+    last = ConnectionError("connecting", errno);
   }
   return last;
 }
@@ -159,7 +138,7 @@ absl::StatusOr<Fd> StartConnectLocal(int port) {
   sockaddr_un address;
   const socklen_t length = LocalAddress(port, &address);
   if (!fd.valid() || connect(fd.get(), reinterpret_cast<sockaddr*>(&address), length) != 0) {
-    return ErrnoStatus("connecting inside the node", errno);
+    return ConnectionError("connecting inside the node", errno);
   }
   return fd;
 }
@@ -168,7 +147,7 @@ absl::Status FinishConnect(const Fd& fd) {
   int error = 0;
   socklen_t length = sizeof(error);
   if (getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &error, &length) != 0) error = errno;
-  return error == 0 ? absl::OkStatus() : ErrnoStatus("connecting", error);
+  return error == 0 ? absl::OkStatus() : ConnectionError("connecting", error);
 }
 
 absl::StatusOr<Fd> AcceptOne(const Fd& listener) {
@@ -176,7 +155,7 @@ absl::StatusOr<Fd> AcceptOne(const Fd& listener) {
   if (fd.valid()) return fd;
   // Everything else accept4 reports is the fate of one connection, not of the listener.
   if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
-    return ErrnoStatus("accepting a connection (raise the limit of open files?)", errno);
+    return ConnectionError("accepting a connection (raise the limit of open files?)", errno);
   }
   return Fd();
 }
@@ -196,7 +175,7 @@ absl::Status CheckSameUser(const Fd& fd) {
   ucred peer{};
   socklen_t length = sizeof(peer);
   if (getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) {
-    return ErrnoStatus("asking for the peer's user", errno);
+    return ConnectionError("asking for the peer's user", errno);
   }
   if (peer.uid != geteuid()) {
     return absl::PermissionDeniedError(
@@ -227,7 +206,7 @@ absl::Status SendShort(const Fd& fd, absl::string_view bytes, int pass_fd) {
     std::memcpy(CMSG_DATA(header), &pass_fd, sizeof(int));
   }
   const ssize_t sent = sendmsg(fd.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-  if (sent < 0) return ErrnoStatus("sending", errno);
+  if (sent < 0) return ConnectionError("sending", errno);
   if (static_cast<size_t>(sent) != bytes.size()) {
     return absl::UnavailableError("sending: a fresh connection took only a part of it");
   }
@@ -248,7 +227,7 @@ absl::StatusOr<bool> ReceiveShort(const Fd& fd, size_t limit, std::string* bytes
   const ssize_t got = recvmsg(fd.get(), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
   if (got < 0) {
     if (errno == EAGAIN || errno == EINTR) return false;
-    return ErrnoStatus("receiving", errno);
+    return ConnectionError("receiving", errno);
   }
   if (passed != nullptr) {
     for (cmsghdr* h = CMSG_FIRSTHDR(&message); h != nullptr; h = CMSG_NXTHDR(&message, h)) {

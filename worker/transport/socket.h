@@ -47,7 +47,7 @@ class Fd {
 };
 
 // UNAVAILABLE: "what: the error's text".
-absl::Status ErrnoStatus(absl::string_view what, int error);
+absl::Status ConnectionError(absl::string_view what, int error);
 
 // An eventfd: readable from the first Raise on.
 absl::StatusOr<Fd> MakeEvent();
@@ -63,10 +63,6 @@ struct TcpListener {
 absl::StatusOr<TcpListener> ListenTcp(const std::string& host);
 // The same node's way to the rank whose TCP listener has this port.
 absl::StatusOr<Fd> ListenLocal(int port);
-
-// INVALID_ARGUMENT unless "host:port" or "[host]:port".
-absl::StatusOr<std::pair<std::string, int>> SplitEndpoint(const std::string& endpoint);
-std::string JoinEndpoint(const std::string& host, int port);
 
 // Begin to connect; the socket becomes writable when it's done, or failed (FinishConnect tells).
 absl::StatusOr<Fd> StartConnectTcp(const std::string& host, int port);

@@ -89,7 +89,7 @@ absl::Status TcpLink::AwaitWritable(SteadyTime deadline) {
   pollfd waits[2] = {{socket_.get(), POLLOUT, 0}, {stop_event_, POLLIN, 0}};
   while (true) {
     const int ready = poll(waits, 2, MillisecondsUntil(deadline));
-    if (ready < 0 && errno != EINTR) return ErrnoStatus("waiting to send", errno);
+    if (ready < 0 && errno != EINTR) return ConnectionError("waiting to send", errno);
     if (ready == 0) return absl::DeadlineExceededError("it took nothing more");
     if (ready > 0 && waits[1].revents != 0) return absl::CancelledError("stopped");
     if (ready > 0) return absl::OkStatus();
@@ -120,7 +120,7 @@ absl::Status TcpLink::SendPendingAnd(absl::Span<const std::byte> bytes, int flag
       absl::Status writable = AwaitWritable(deadline);
       if (!writable.ok()) return writable;
     } else if (errno != EINTR) {
-      return ErrnoStatus("sending", errno);
+      return ConnectionError("sending", errno);
     }
   }
   pending_.clear();
@@ -141,7 +141,7 @@ LinkEvent TcpLink::Receive() {
     if (got < 0 && errno == EINTR) continue;
     if (got < 0 && errno == EAGAIN) return {};
     if (got < 0) {
-      return {LinkEvent::Kind::kBroken, std::string(ErrnoStatus("receiving", errno).message())};
+      return {LinkEvent::Kind::kBroken, std::string(ConnectionError("receiving", errno).message())};
     }
     if (got == 0) return {LinkEvent::Kind::kBroken, "its connection closed without a goodbye"};
     const uint64_t direct = std::min<uint64_t>(static_cast<uint64_t>(got), put_left_);

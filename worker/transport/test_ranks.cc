@@ -39,14 +39,14 @@ std::vector<std::unique_ptr<Rendezvous>> ListenAll(int ranks, std::vector<std::s
 void RunThreads(const Placement& placement, const WindowSizes& sizes,
                 const std::vector<std::unique_ptr<Rendezvous>>& listening,
                 const std::vector<PeerAddress>& peers,
-                const std::function<void(Window& window)>& body) {
+                const std::function<void(Window& window)>& body, const WrapWindow& wrap) {
   std::vector<std::unique_ptr<Window>> windows(listening.size());
   std::vector<std::thread> threads;
   for (int rank = 0; rank < listening.size(); ++rank) {
     threads.emplace_back([&, rank] {
       auto window = listening[rank]->Connect(OptionsOf(placement, sizes, rank), peers);
       ASSERT_TRUE(window.ok()) << window.status();
-      windows[rank] = *std::move(window);
+      windows[rank] = wrap == nullptr ? *std::move(window) : wrap(*std::move(window));
       body(*windows[rank]);
     });
   }
@@ -109,6 +109,13 @@ WindowSizes EqualSizes(int ranks, uint64_t window_bytes, uint32_t signal_count) 
   return sizes;
 }
 
+WindowSizes SizesOf(const ChannelLayout& layout) {
+  WindowSizes sizes;
+  sizes.window_bytes = layout.window_bytes;
+  sizes.signal_count = layout.signal_count;
+  return sizes;
+}
+
 RendezvousOptions OptionsOf(const Placement& placement, const WindowSizes& sizes, int rank) {
   RendezvousOptions options;
   options.job = "a-test";
@@ -123,10 +130,10 @@ RendezvousOptions OptionsOf(const Placement& placement, const WindowSizes& sizes
 }
 
 void RunRanks(const Placement& placement, const WindowSizes& sizes,
-              const std::function<void(Window& window)>& body) {
+              const std::function<void(Window& window)>& body, const WrapWindow& wrap) {
   std::vector<std::string> endpoints;
   const auto listening = ListenAll(placement.ranks(), &endpoints);
-  RunThreads(placement, sizes, listening, Table(placement, endpoints), body);
+  RunThreads(placement, sizes, listening, Table(placement, endpoints), body, wrap);
 }
 
 void RunRanksWithMortal(
@@ -165,8 +172,9 @@ void RunRanksWithMortal(
     waitpid(child, nullptr, 0);
     dead = true;
   };
-  RunThreads(placement, sizes, listening, Table(placement, endpoints),
-             [&](Window& window) { body(window, kill_child); });
+  RunThreads(
+      placement, sizes, listening, Table(placement, endpoints),
+      [&](Window& window) { body(window, kill_child); }, nullptr);
   if (!dead) kill_child();
 }
 

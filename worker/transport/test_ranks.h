@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "worker/transport/channel_layout.h"
 #include "worker/transport/rendezvous.h"
 #include "worker/transport/window.h"
 
@@ -39,13 +40,18 @@ struct WindowSizes {
 // The same for every rank.
 WindowSizes EqualSizes(int ranks, uint64_t window_bytes, uint32_t signal_count);
 
+// As a layout wants them.
+WindowSizes SizesOf(const ChannelLayout& layout);
+
 // The options of one rank of a placement.
 RendezvousOptions OptionsOf(const Placement& placement, const WindowSizes& sizes, int rank);
 
 // Runs the body once per rank, each on its own thread with its window, and closes the windows when
 // all are done. A rank that fails to connect is a test failure, and its body isn't run.
+// With `wrap`, what it makes of the window takes the window's place.
+using WrapWindow = std::function<std::unique_ptr<Window>(std::unique_ptr<Window>)>;
 void RunRanks(const Placement& placement, const WindowSizes& sizes,
-              const std::function<void(Window& window)>& body);
+              const std::function<void(Window& window)>& body, const WrapWindow& wrap = nullptr);
 
 // The last rank of the placement as a process of its own: it connects, runs `life`, says that it
 // has, and then only waits to be killed. The others run `body` as threads of this process, each

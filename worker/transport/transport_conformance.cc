@@ -1,15 +1,14 @@
 #include "worker/transport/transport_conformance.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
-#include <latch>
 #include <random>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/real_clock.h"
 #include "gmock/gmock.h"
 
 namespace fathom::transport {
@@ -22,9 +21,9 @@ constexpr uint64_t kMiB = 1 << 20;
 
 // Bytes that tell who wrote them, to whom, in which round and where.
 std::vector<std::byte> Pattern(int from, int to, int round, size_t n) {
-  std::minstd_rand random(static_cast<uint32_t>(1 + from * 1000003 + to * 1009 + round * 31));
+  std::minstd_rand next(static_cast<uint32_t>(1 + from * 1000003 + to * 1009 + round * 31));
   std::vector<std::byte> bytes(n);
-  for (std::byte& b : bytes) b = static_cast<std::byte>(random() >> 8);
+  for (std::byte& b : bytes) b = static_cast<std::byte>(next() >> 8);
   return bytes;
 }
 
@@ -35,10 +34,6 @@ bool Holds(absl::Span<const std::byte> memory, const std::vector<std::byte>& byt
 
 std::string PeerName(const Placement& placement, int peer) {
   return absl::StrCat("rank ", peer, " on node ", placement.nodes[peer]);
-}
-
-double SecondsSince(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 TEST_P(TransportConformance, FreshWindow_IsZeroedAlignedAndOfItsSize) {
@@ -289,10 +284,11 @@ TEST_P(TransportConformance, KilledPeer_IsNoticedAtOnceByName) {
       [&](Window& window, const std::function<void()>& kill) {
         ASSERT_TRUE(window.Wait(mortal, 0, 1).ok());
         if (window.rank() == 0) kill();
-        const auto start = std::chrono::steady_clock::now();
+        const RealClock clock;
+        const absl::Duration start = clock.Steady();
         const absl::Status gone = window.Wait(mortal, 1, 1);
         // Generous for a loaded machine, far below the deadline of 60 s.
-        EXPECT_LT(SecondsSince(start), 20);
+        EXPECT_LT(clock.Steady() - start, absl::Seconds(20));
         EXPECT_EQ(gone.code(), absl::StatusCode::kUnavailable);
         EXPECT_THAT(gone.message(), HasSubstr(PeerName(placement, mortal)));
         EXPECT_EQ(window.local()[0], std::byte{42});
