@@ -62,14 +62,6 @@ std::string PipelineChannel(const char* what, int direction) {
   return absl::StrCat(what, direction);
 }
 
-// Neighbour of `rank` in the direction its activations flow (by = 1) or come from (by = -1); -1 at the
-// pipeline's ends.
-int Neighbour(const v1::Plan& plan, int rank, int direction, int by) {
-  const int ranks = plan.spec().parallelism().pipeline();
-  const int at = plan.ranks(rank).pipeline_rank() + (direction == 0 ? by : -by);
-  return at < 0 || at >= ranks ? -1 : rank - plan.ranks(rank).pipeline_rank() + at;
-}
-
 absl::Status AddPipelineChannels(const v1::Plan& plan, std::vector<transport::ChannelSpec>* specs) {
   FATHOM_ASSIGN_OR_RETURN(const schedule::Schedule schedule, TrainingSchedule(plan.spec()));
   FATHOM_ASSIGN_OR_RETURN(const model::StageOptions options, OptionsFor(plan, 0));
@@ -78,7 +70,7 @@ absl::Status AddPipelineChannels(const v1::Plan& plan, std::vector<transport::Ch
   const int slots = std::max(2, schedule::MaxInFlight(schedule));
   for (const v1::RankAssignment& rank : plan.ranks()) {
     for (int direction = 0; direction < schedule.directions; ++direction) {
-      const int next = Neighbour(plan, rank.rank(), direction, 1);
+      const int next = plan::PipelineNeighbour(plan, rank.rank(), direction, 1);
       if (next < 0) continue;
       specs->push_back(
           {PipelineChannel("activations.", direction), rank.rank(), next, slots, bytes});
@@ -186,11 +178,11 @@ Chunk ConnectChunk(const RankParts& parts, int direction) {
   chunk.stage = parts.stages[direction].get();
   const std::string activations = PipelineChannel("activations.", direction);
   const std::string gradients = PipelineChannel("gradients.", direction);
-  if (const int from = Neighbour(parts.plan, parts.rank, direction, -1); from >= 0) {
+  if (const int from = plan::PipelineNeighbour(parts.plan, parts.rank, direction, -1); from >= 0) {
     chunk.activations_in = parts.channels->receiver(activations, from);
     chunk.gradients_out = parts.channels->sender(gradients, from);
   }
-  if (const int to = Neighbour(parts.plan, parts.rank, direction, 1); to >= 0) {
+  if (const int to = plan::PipelineNeighbour(parts.plan, parts.rank, direction, 1); to >= 0) {
     chunk.activations_out = parts.channels->sender(activations, to);
     chunk.gradients_in = parts.channels->receiver(gradients, to);
   }

@@ -9,6 +9,7 @@
 #include "common/base/status_util.h"
 #include "common/data/token_file.h"
 #include "common/plan/job_resolve.h"
+#include "common/plan/plan_layout.h"
 #include "gtest/gtest.h"
 #include "kernels/ops.h"
 #include "worker/engine/checkpoint.h"
@@ -87,17 +88,14 @@ void CollectGradients(RankParts& parts, JobResult* result) {
 }
 
 void CollectLosses(const RankParts& parts, const ScheduleLosses& losses, JobResult* result) {
-  const int64_t per_lane = parts.plan.spec().training().micro_batches();
-  const int64_t lanes = parts.tokens_per_step / (parts.plan.spec().data().sequence_length() *
-                                                 parts.plan.spec().training().micro_batch_sequences() *
-                                                 per_lane);
-  result->micro_batch_losses.resize(per_lane * lanes);
-  result->micro_batch_mtp_losses.resize(per_lane * lanes);
+  const int64_t micro_batches =
+      parts.plan.spec().training().micro_batches() * plan::LaneCount(parts.plan);
+  result->micro_batch_losses.resize(micro_batches);
+  result->micro_batch_mtp_losses.resize(micro_batches);
   for (size_t direction = 0; direction < losses.by_direction.size(); ++direction) {
     for (size_t i = 0; i < losses.by_direction[direction].size(); ++i) {
-      const int64_t index = parts.lane * per_lane +
-                            static_cast<int64_t>(direction) * parts.micro_batches_per_direction +
-                            static_cast<int64_t>(i);
+      const int64_t index = plan::MicroBatchIndex(
+          parts.plan, parts.lane, static_cast<int>(direction), static_cast<int64_t>(i));
       result->micro_batch_losses[index] = losses.by_direction[direction][i].loss;
       result->micro_batch_mtp_losses[index] = losses.by_direction[direction][i].mtp_loss;
     }

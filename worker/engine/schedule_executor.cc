@@ -37,7 +37,7 @@ struct ScheduleExecutor::Running {
   const Chunk* chunk = nullptr;
   std::unique_ptr<model::Pass> pass;
   transport::ChannelReceiver* held = nullptr;  // whose message the first Advance still reads
-  model::WeightWork deferred;
+  std::unique_ptr<model::WeightWork> deferred;  // at a fixed place: the pass fills it
 
   bool forward() const { return op.kind == OpKind::kForward; }
 
@@ -99,9 +99,9 @@ absl::StatusOr<ScheduleExecutor::Running> ScheduleExecutor::Begin(const Op& op) 
     running.pass = chunk.stage->Forward(op.micro_batch, (*samples_)(op.direction, op.micro_batch),
                                         input, output_, keep_);
   } else {
-    running.pass = chunk.stage->Backward(
-        op.micro_batch, input, grad_input_,
-        op.kind == OpKind::kBackwardInput ? &running.deferred : nullptr);
+    if (op.kind == OpKind::kBackwardInput) running.deferred = std::make_unique<model::WeightWork>();
+    running.pass =
+        chunk.stage->Backward(op.micro_batch, input, grad_input_, running.deferred.get());
   }
   return running;
 }
@@ -119,7 +119,7 @@ absl::Status ScheduleExecutor::Finish(Running& running) {
     if (chunk.activations_out != nullptr) return chunk.activations_out->Send(Bytes(output_));
     return absl::OkStatus();
   }
-  if (running.op.kind == OpKind::kBackwardInput) deferred_.push_back(std::move(running.deferred));
+  if (running.deferred != nullptr) deferred_.push_back(*std::move(running.deferred));
   if (chunk.gradients_out != nullptr) return chunk.gradients_out->Send(Bytes(grad_input_));
   return absl::OkStatus();
 }
