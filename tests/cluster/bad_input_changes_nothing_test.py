@@ -148,7 +148,7 @@ class BadInputTest(unittest.TestCase):
         for what, path, words in self.lying_token_files():
             with self.subTest(tokens=what):
                 with Unchanged(self, self.cluster):
-                    result = self.cluster.ctl("data", "inspect", path, expect=None)
+                    result = self.cluster.ctl("data", "info", path, expect=None)
                     self.refused(result, (ERROR,), words)
                 self.job_fails_on(path, r"lying\.tokens")
 

@@ -78,7 +78,7 @@ class Cluster:
         self.environment = dict(os.environ, **(environment or {}))
         self.environment[MARK] = self._mark
         self.environment["HOME"] = self.folder
-        self.environment.pop("XDG_STATE_HOME", None)
+        self.environment["FATHOM_STATE_DIR"] = self.state
         self.environment.pop("FATHOM_COORDINATOR", None)
         self._token_file = None
         # What the daemons are started under, such as a mount namespace.
@@ -94,7 +94,7 @@ class Cluster:
 
     def __exit__(self, kind, _error, _trace):
         with contextlib.suppress(Exception):
-            self.ctl("local", "down", "--state-dir", self.state, expect=None, seconds=30)
+            self.ctl("local", "down", expect=None, seconds=30)
         left = self.kill_marked()
         if kind is None:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -107,8 +107,8 @@ class Cluster:
         arguments = ["--nodes", str(self.nodes), "--ranks-per-node", str(self.ranks_per_node)]
         if self.spares:
             arguments += ["--spares", str(self.spares)]
-        self.ctl("local", "up", "--state-dir", self.state, *arguments, *options, seconds=60,
-                 launcher=self.launcher)
+        ports = ["--coordinator-port", "0", "--metrics-port", "0"]
+        self.ctl("local", "up", *arguments, *ports, *options, seconds=60, launcher=self.launcher)
 
     # --- Commands ---
 
