@@ -1,0 +1,259 @@
+#include "coordinator/core/core_test_cluster.h"
+
+#include <algorithm>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/check.h"
+#include "common/base/status_util.h"
+#include "coordinator/core/job_state.h"
+
+namespace fathom {
+
+PlanningFunctions SimplePlanning() {
+  PlanningFunctions planning;
+  planning.resolve = [](const v1::Job& job) -> absl::StatusOr<v1::Job> {
+    if (job.spec().data().token_file().empty()) {
+      return absl::InvalidArgumentError("spec.data.token_file: give a token file");
+    }
+    v1::Job resolved = job;
+    if (resolved.spec().training().steps() == 0) {
+      resolved.mutable_spec()->mutable_training()->set_steps(100);
+    }
+    return resolved;
+  };
+  planning.make_plan = [](const std::string& job, uint64_t epoch, const v1::JobSpec& spec,
+                          const std::vector<FreeNode>& nodes) -> absl::StatusOr<v1::Plan> {
+    v1::Plan plan;
+    plan.set_job(job);
+    plan.set_epoch(epoch);
+    *plan.mutable_spec() = spec;
+    const int64_t ranks = RanksOf(spec);
+    for (const FreeNode& node : nodes) {
+      for (const int32_t device : node.free_devices) {
+        if (plan.ranks_size() == ranks) return plan;
+        v1::RankAssignment& rank = *plan.add_ranks();
+        rank.set_rank(plan.ranks_size() - 1);
+        rank.set_node(node.name);
+        rank.set_device(device);
+      }
+    }
+    if (plan.ranks_size() == ranks) return plan;
+    return absl::ResourceExhaustedError("too few devices");
+  };
+  planning.check_plan = [](const v1::Plan&) { return absl::OkStatus(); };
+  return planning;
+}
+
+// --- TestNode ---
+
+v1::NodeReport TestNode::Report() const {
+  v1::NodeReport report;
+  report.mutable_node()->set_name(name);
+  for (int i = 0; i < devices; ++i) report.mutable_node()->add_devices()->set_index(i);
+  report.set_incarnation(incarnation);
+  report.set_spare(spare);
+  for (const auto& [key, status] : ranks) *report.add_ranks() = status;
+  report.set_desired_version(desired.version());
+  return report;
+}
+
+bool TestNode::Obey() {
+  bool changed = false;
+  std::set<RankKey> wanted;
+  for (const v1::DesiredJob& job : desired.jobs()) {
+    for (const int32_t rank : job.ranks()) {
+      const RankKey key(job.plan().job(), job.plan().epoch(), rank);
+      wanted.insert(key);
+      auto [place, is_new] = ranks.try_emplace(key);
+      v1::RankStatus& status = place->second;
+      if (is_new) {
+        status.set_job(job.plan().job());
+        status.set_epoch(job.plan().epoch());
+        status.set_rank(rank);
+        status.set_pid(1000 * incarnation + rank);
+        status.set_endpoint(absl::StrCat(name, ":", 7000 + rank));
+        status.set_state(v1::RANK_STATE_LISTENING);
+        changed = true;
+      } else if (status.state() == v1::RANK_STATE_LISTENING && job.peers_size() > 0) {
+        status.set_state(v1::RANK_STATE_TRAINING);
+        changed = true;
+      }
+    }
+  }
+  for (auto it = ranks.begin(); it != ranks.end();) {
+    if (wanted.contains(it->first)) {
+      ++it;
+    } else {
+      it = ranks.erase(it);
+      changed = true;
+    }
+  }
+  return changed;
+}
+
+// --- TestCluster ---
+
+TestCluster::TestCluster() {
+  options_.checkpoint_root = "/state/checkpoints";
+  options_.planning = SimplePlanning();
+  core = std::make_unique<CoordinatorCore>(options_);
+}
+
+TestNode& TestCluster::AddNode(const std::string& name, int devices, bool spare) {
+  TestNode& node = nodes[name];
+  node.name = name;
+  node.devices = devices;
+  node.spare = spare;
+  Report(node);
+  return node;
+}
+
+v1::SubmitJobRequest TestCluster::JobOf(int ranks, const std::string& name, int64_t steps) {
+  v1::SubmitJobRequest request;
+  request.mutable_job()->mutable_metadata()->set_name(name);
+  request.mutable_job()->mutable_metadata()->set_user("ada");
+  v1::JobSpec& spec = *request.mutable_job()->mutable_spec();
+  spec.mutable_model()->set_preset("tiny");
+  spec.mutable_data()->set_token_file("/data/tokens");
+  spec.mutable_parallelism()->set_expert(ranks);
+  spec.mutable_training()->set_steps(steps);
+  return request;
+}
+
+std::string TestCluster::Submit(int ranks, const std::string& name, int64_t steps) {
+  const auto response = core->Submit(JobOf(ranks, name, steps), {}, now);
+  FATHOM_CHECK(response.ok()) << response.status().ToString();
+  FATHOM_CHECK(Commit());
+  return response->id();
+}
+
+bool TestCluster::Commit() {
+  if (log_refuses && !core->records().empty()) {
+    core->Rollback();
+    return false;
+  }
+  log.insert(log.end(), core->records().begin(), core->records().end());
+  core->Commit();
+  for (const NodeName& name : core->TakeChangedNodes()) {
+    const auto node = nodes.find(name.value());
+    if (node != nodes.end() && node->second.up) node->second.desired = core->DesiredFor(name);
+  }
+  return true;
+}
+
+void TestCluster::Report(TestNode& node) {
+  const absl::Status status = core->Report(node.Report(), now);
+  FATHOM_CHECK(status.ok()) << status.ToString();
+  Commit();
+}
+
+void TestCluster::ReportAll() {
+  for (auto& [name, node] : nodes) {
+    if (node.up) Report(node);
+  }
+}
+
+void TestCluster::Settle() {
+  for (int round = 0; round < 20; ++round) {
+    bool changed = false;
+    for (auto& [name, node] : nodes) {
+      if (!node.up) continue;
+      node.desired = core->DesiredFor(NodeName(name));
+      changed = node.Obey() || changed;
+      Report(node);
+    }
+    if (!changed) return;
+  }
+  FATHOM_CHECK(false) << "the cluster does not settle";
+}
+
+void TestCluster::Advance(int64_t ms, bool tick) {
+  now.wall_ms += ms;
+  now.steady_ms += ms;
+  if (!tick) return;
+  core->Tick(now);
+  Commit();
+}
+
+std::vector<v1::RankStatus*> TestCluster::Ranks(const std::string& job) {
+  const uint64_t epoch = Job(job).epoch();
+  std::vector<v1::RankStatus*> found;
+  for (auto& [name, node] : nodes) {
+    for (auto& [key, status] : node.ranks) {
+      if (std::get<0>(key) == job && std::get<1>(key) == epoch) found.push_back(&status);
+    }
+  }
+  std::sort(found.begin(), found.end(),
+            [](const auto* a, const auto* b) { return a->rank() < b->rank(); });
+  return found;
+}
+
+v1::RankStatus& TestCluster::Rank(const std::string& job, int32_t rank) {
+  for (v1::RankStatus* status : Ranks(job)) {
+    if (status->rank() == rank) return *status;
+  }
+  FATHOM_CHECK(false) << job << " has no rank " << rank;
+  __builtin_unreachable();
+}
+
+void TestCluster::StepTo(const std::string& job, int64_t step) {
+  for (v1::RankStatus* rank : Ranks(job)) {
+    rank->mutable_last_step()->set_step(step);
+    rank->mutable_last_step()->set_tokens(1000);
+    rank->mutable_last_step()->set_seconds(0.5);
+    rank->mutable_last_step()->set_finished_ms(now.wall_ms);
+  }
+  ReportAll();
+}
+
+void TestCluster::Checkpoint(const std::string& job, int64_t step) {
+  v1::CheckpointReport& checkpoint = *Rank(job, 0).mutable_checkpoint();
+  checkpoint.set_step(step);
+  checkpoint.set_manifest(absl::StrCat("/checkpoints/", job, "/", step, "/manifest.json"));
+  ReportAll();
+}
+
+void TestCluster::Finish(const std::string& job) {
+  for (v1::RankStatus* rank : Ranks(job)) {
+    rank->set_state(v1::RANK_STATE_FINISHED);
+    if (rank->rank() == 0) rank->set_weights_sha256("abc123");
+  }
+  ReportAll();
+}
+
+v1::JobStatus TestCluster::Job(const std::string& job) const {
+  v1::GetJobRequest request;
+  request.set_name(job);
+  const auto status = core->GetJob(request);
+  FATHOM_CHECK(status.ok()) << status.status().ToString();
+  return *status;
+}
+
+std::string TestCluster::State(const std::string& job) const {
+  return NameOfState(Job(job).state());
+}
+
+void TestCluster::RestartCoordinator() {
+  core = std::make_unique<CoordinatorCore>(options_);
+  for (const v1::Record& record : log) {
+    const absl::Status status = core->Replay(record);
+    FATHOM_CHECK(status.ok()) << status.ToString();
+  }
+  now.steady_ms = 90'000;  // another process, another origin
+  core->Tick(now);
+  Commit();
+}
+
+std::string TestCluster::Replayed() const {
+  DurableState state;
+  for (const v1::Record& record : log) {
+    v1::Record copy;
+    FATHOM_CHECK(copy.ParseFromString(record.SerializeAsString()));
+    const absl::Status status = state.Apply(copy);
+    FATHOM_CHECK(status.ok()) << status.ToString();
+  }
+  return state.Fingerprint();
+}
+
+}  // namespace fathom

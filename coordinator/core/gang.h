@@ -1,0 +1,85 @@
+// The ranks of one epoch of one job, as the nodes report them: who listens, who trains, who failed,
+// and how fast the steps go. Volatile; filled again from reports after a restart.
+//
+// A report of another epoch changes nothing here: the epoch is the fence.
+#ifndef FATHOM_COORDINATOR_CORE_GANG_H_
+#define FATHOM_COORDINATOR_CORE_GANG_H_
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/base/ids.h"
+#include "proto/fathom/v1/plan.pb.h"
+#include "proto/fathom/v1/worker.pb.h"
+
+namespace fathom {
+
+// Why an epoch can't go on.
+struct GangFailure {
+  std::string message;     // complete sentence for people
+  bool incurable = false;  // another epoch would end the same way
+};
+
+class Gang {
+ public:
+  // `seen`: the ranks are known to have been started, so one that its node does not report is gone.
+  Gang(std::shared_ptr<const v1::Plan> plan, bool seen, int64_t steady_ms);
+
+  // What node `node` says of this epoch's ranks; reports all of them at once.
+  void Report(const v1::NodeReport& report);
+  void NodeLost(const NodeName& node, const std::string& reason);
+
+  bool AllListen() const;  // endpoints are known
+  bool AllTrain() const;   // or have finished
+  bool AllFinished() const;
+  // Null while there is none. The first that was seen, unless a later one explains more.
+  const GangFailure* failure() const { return failure_.message.empty() ? nullptr : &failure_; }
+  // "rank 3 on node b is LISTENING": the one furthest from training.
+  std::string Laggard() const;
+
+  const v1::Plan& plan() const { return *plan_; }
+  int64_t since_steady_ms() const { return since_steady_ms_; }
+  const std::vector<v1::RankStatus>& ranks() const { return ranks_; }
+  // Ranks on `node` that it should run: those of the plan, except that a later incarnation of the
+  // node does not run again what an earlier one finished.
+  std::vector<int32_t> WantedOn(const NodeName& node) const;
+
+  int64_t best_step() const { return best_step_; }
+  const v1::CheckpointReport& checkpoint() const { return checkpoint_; }
+  const v1::StepReport& last_step() const { return ranks_[0].last_step(); }
+  const v1::ValidationReport& validation() const { return ranks_[0].validation(); }
+  const std::string& weights_sha256() const { return ranks_[0].weights_sha256(); }
+  int64_t tokens_counted() const { return tokens_counted_; }  // by rank 0, since this gang began
+  double TokensPerSecond() const;                             // 0: not known
+  double SecondsPerStep() const;                              // 0: not known
+
+ private:
+  void Update(const v1::RankStatus& status, int64_t incarnation);
+  void Missing(int32_t rank, int64_t incarnation);
+  void Fail(int32_t rank, const std::string& message);
+  void CountStep(const v1::StepReport& step);
+
+  std::shared_ptr<const v1::Plan> plan_;
+  int64_t since_steady_ms_;
+  std::vector<v1::RankStatus> ranks_;
+  std::vector<int64_t> incarnation_of_;    // that reported the rank last
+  std::vector<int64_t> node_incarnation_;  // newest of the rank's node
+  std::vector<bool> seen_;
+  GangFailure failure_;
+  bool failure_blames_peer_ = false;
+  int64_t best_step_ = 0;
+  int64_t tokens_counted_ = 0;
+  v1::CheckpointReport checkpoint_;
+  std::deque<v1::StepReport> recent_steps_;  // of rank 0, without expert loads
+};
+
+// True for an error that a restart can't cure: its text begins with the name of a status code that
+// says so, such as "INVALID_ARGUMENT: ".
+bool IsIncurable(const std::string& message);
+
+}  // namespace fathom
+
+#endif  // FATHOM_COORDINATOR_CORE_GANG_H_

@@ -1,0 +1,75 @@
+// Which devices are free, and what a job that finds too few waits for.
+//
+// A device is held by the ranks of an active job's newest plan, and stays busy while its node still
+// reports a live process of a rank that should be gone: nothing is started on top of it.
+#ifndef FATHOM_COORDINATOR_CORE_PLACEMENT_H_
+#define FATHOM_COORDINATOR_CORE_PLACEMENT_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "coordinator/core/durable_state.h"
+#include "coordinator/core/node_table.h"
+#include "proto/fathom/v1/job.pb.h"
+#include "proto/fathom/v1/plan.pb.h"
+
+namespace fathom {
+
+struct FreeNode {
+  std::string name;
+  std::vector<int32_t> free_devices;  // indices, ascending, at least one
+  std::string failure_domain;
+};
+
+// What the core asks of common/plan and coordinator/planner. All are pure.
+struct PlanningFunctions {
+  // Every field filled in, or INVALID_ARGUMENT naming field and remedy.
+  std::function<absl::StatusOr<v1::Job>(const v1::Job&)> resolve;
+  std::function<absl::StatusOr<v1::Plan>(const std::string& job, uint64_t epoch,
+                                         const v1::JobSpec& spec, const std::vector<FreeNode>&)>
+      make_plan;
+  std::function<absl::Status(const v1::Plan&)> check_plan;
+};
+
+int64_t RanksOf(const v1::JobSpec& spec);
+
+class DeviceMap {
+ public:
+  // A job that recovers keeps a claim on the devices of its last plan; `viewer`'s own claims are
+  // free to it, those of others only if `over_claims`.
+  DeviceMap(const NodeTable& nodes, const DurableState::Jobs& jobs, const JobId& viewer,
+            bool over_claims);
+
+  enum class Use { kReadyOnly, kWithSpares };
+  // Nodes with free devices, by name; `only` (if not empty) restricts them.
+  std::vector<FreeNode> Free(Use use, const std::set<std::string>& only = {}) const;
+  int64_t CountFree(Use use) const;
+  int64_t CountAll(Use use) const;  // devices of nodes that are up, free or not
+  int64_t CountHeld(const std::string& node) const;
+
+ private:
+  struct Place {
+    FreeNode node;
+    bool spare = false;
+    int64_t devices = 0;
+    int64_t held = 0;
+  };
+  std::map<std::string, Place> places_;  // nodes that are up
+};
+
+// "needs 8 devices, the cluster has 4: 4 missing".
+std::string ShortageReason(int64_t needed, const DeviceMap& devices, DeviceMap::Use use);
+
+// The plan for this epoch on these nodes, checked, every rank on a device of its own among the
+// free.
+absl::StatusOr<v1::Plan> PlanOn(const PlanningFunctions& planning, const DurableJob& job,
+                                uint64_t epoch, const std::vector<FreeNode>& nodes);
+
+}  // namespace fathom
+
+#endif  // FATHOM_COORDINATOR_CORE_PLACEMENT_H_
