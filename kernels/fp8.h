@@ -26,6 +26,12 @@ inline constexpr float kE5M6Max = 65024.0f;
 // zeros has a scale.
 inline constexpr float kAmaxMin = 1e-4f;
 
+// condition ? yes : no, by a mask: a plain conditional becomes a jump, which does not vectorise.
+inline uint32_t Select(bool condition, uint32_t yes, uint32_t no) {
+  const uint32_t mask = 0u - static_cast<uint32_t>(condition);
+  return (yes & mask) | (no & ~mask);
+}
+
 // Nearest E4M3 code, ties to even; magnitudes beyond 448 (infinity too) give 448; NaN gives NaN.
 // The sign is kept, of zero and NaN too.
 inline uint8_t E4M3FromFloat(float value) {
@@ -38,9 +44,9 @@ inline uint8_t E4M3FromFloat(float value) {
   // left above it. A value that rounds up to 2^-6 yields 8, that number's code.
   const float shifted = std::bit_cast<float>(magnitude) + 0x1p14f;
   const uint32_t subnormal = std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(0x1p14f);
-  uint32_t code = magnitude < std::bit_cast<uint32_t>(0x1p-6f) ? subnormal : normal;
-  code = code < kE4M3MaxCode ? code : kE4M3MaxCode;
-  code = magnitude > 0x7F800000u ? kE4M3NanCode : code;
+  uint32_t code = Select(magnitude < std::bit_cast<uint32_t>(0x1p-6f), subnormal, normal);
+  code = Select(code < kE4M3MaxCode, code, kE4M3MaxCode);
+  code = Select(magnitude > 0x7F800000u, kE4M3NanCode, code);
   return static_cast<uint8_t>(code | ((bits >> 24) & 0x80u));
 }
 
@@ -49,8 +55,8 @@ inline float FloatFromE4M3(uint8_t code) {
   const uint32_t normal = (magnitude << 20) + ((127u - 7u) << 23);
   const uint32_t subnormal =
       std::bit_cast<uint32_t>(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-9f);
-  uint32_t bits = magnitude < 8u ? subnormal : normal;
-  bits = magnitude == kE4M3NanCode ? 0x7FC00000u : bits;
+  uint32_t bits = Select(magnitude < 8u, subnormal, normal);
+  bits = Select(magnitude == kE4M3NanCode, 0x7FC00000u, bits);
   return std::bit_cast<float>(bits | ((code & 0x80u) << 24));
 }
 
@@ -62,10 +68,10 @@ inline float RoundToE5M6(float value) {
   // 8's last place is 2^-20, the step of the subnormals.
   const uint32_t subnormal =
       std::bit_cast<uint32_t>((std::bit_cast<float>(magnitude) + 8.0f) - 8.0f);
-  uint32_t rounded = magnitude < std::bit_cast<uint32_t>(0x1p-14f) ? subnormal : normal;
+  uint32_t rounded = Select(magnitude < std::bit_cast<uint32_t>(0x1p-14f), subnormal, normal);
   const uint32_t largest = std::bit_cast<uint32_t>(kE5M6Max);
-  rounded = rounded < largest ? rounded : largest;
-  rounded = magnitude > 0x7F800000u ? magnitude : rounded;
+  rounded = Select(rounded < largest, rounded, largest);
+  rounded = Select(magnitude > 0x7F800000u, magnitude, rounded);
   return std::bit_cast<float>(rounded | (bits & 0x80000000u));
 }
 

@@ -122,11 +122,13 @@ class Ops {
   // Returns when every earlier call has taken effect.
   virtual void Synchronize() = 0;
 
-  // --- Elementwise. Matrices of one call have the same rows and cols; dtypes may differ. ---
+  // --- Elementwise. Matrices of one call have the same rows and cols; dtypes may differ. The
+  // arithmetic is FP32, FP64 when an operand is F64, rounded once more where the output is BF16:
+  // one right answer to the bit. What narrows from FP64 to BF16 goes through FP32. ---
   virtual void Fill(const Matrix& out, double value) = 0;
   virtual void Copy(const Matrix& in, const Matrix& out) = 0;  // converts, rounding to nearest even
   virtual void Add(const Matrix& a, const Matrix& b, const Matrix& out) = 0;  // out may be a or b
-  virtual void Scale(const Matrix& x, double factor) = 0;
+  virtual void Scale(const Matrix& x, double factor) = 0;  // factor rounded to FP32 unless x is F64
   // out[r] = in[r] * factors[r]; factors FP32 [rows]. out may be in.
   virtual void ScaleRows(const Matrix& in, const float* factors, const Matrix& out) = 0;
   // out[r] = sum over c of a[r, c] * b[r, c], FP32 [rows] (FP64 inside).
@@ -151,7 +153,10 @@ class Ops {
                        bool accumulate) = 0;
 
   // --- FP8 (facts: DeepSeek-V3 report, section 3.3; OCP E4M3 without infinities) ---
-  // Quantises x as out.scaling says; round to nearest even, saturating at 448, NaN stays NaN.
+  // Quantises x, rounded to FP32, as out.scaling says: code = E4M3(x / scale), round to nearest
+  // even, saturating at 448. A NaN stays NaN and does not count for its tile's amax; an infinity
+  // makes its whole tile decode to NaN. Every backend gives the same codes and scales, save the
+  // sign of a NaN.
   virtual void Quantize(const Matrix& x, ScaleRule rule, const Fp8Matrix& out) = 0;
   // The same of x's transpose: out is [x.cols, x.rows].
   virtual void QuantizeTransposed(const Matrix& x, ScaleRule rule, const Fp8Matrix& out) = 0;
@@ -168,7 +173,7 @@ class Ops {
   virtual void RmsNormForward(const Matrix& x, const Matrix& weight, double epsilon,
                               const Matrix& y) = 0;
   // dx = (overwritten), dweight += (F32 or F64 [1, D]; skipped when data is null). The norm is
-  // recomputed from x.
+  // recomputed from x. dx may be dy.
   virtual void RmsNormBackward(const Matrix& x, const Matrix& weight, double epsilon,
                                const Matrix& dy, const Matrix& dx, const Matrix& dweight) = 0;
 

@@ -159,7 +159,7 @@ TEST_P(OpsTest, GemmFp8_Matches) {
   }
 }
 
-// Elements of every size from below the clamp to 1e9, and a NaN.
+// Elements of every size from below the clamp to 1e9, a NaN and an infinity.
 TEST_P(OpsTest, Quantisation_MatchesToTheBit) {
   for (const auto& [rows, cols] : kShapes) {
     TestMatrix x = Input(rows, cols);
@@ -172,6 +172,7 @@ TEST_P(OpsTest, Quantisation_MatchesToTheBit) {
     }
     if (rows > 2) {
       x.set(1, cols / 2, std::nan(""));
+      x.set(rows - 1, cols / 3, -HUGE_VAL);
     }
     for (const ScaleRule rule : {ScaleRule::kAmax, ScaleRule::kPowerOfTwo}) {
       for (const Fp8Scaling scaling : {Fp8Scaling::kTile1x128, Fp8Scaling::kBlock128x128}) {
