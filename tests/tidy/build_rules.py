@@ -54,19 +54,33 @@ def _header_findings(target):
 
 
 def unit_test_rule(tree):
-    """A library with code has a cc_test beside it that depends on it."""
+    """A library with code has a test beside it that depends on it, directly or through others."""
     findings = []
+    targets = {target.label: target for target in _own_targets(tree)}
     tested = set()
-    for target in _own_targets(tree):
+    for target in targets.values():
         if target.kind.endswith("_test"):
-            tested.update(target.dependencies())
-    for target in _own_targets(tree):
+            tested.update(label for label in _reached(targets, target)
+                          if targets[label].package == target.package)
+    for target in targets.values():
         if target.kind != "cc_library" or target.attributes.get("testonly"):
             continue
         if target.strings("srcs") and target.label not in tested:
             findings.append(Finding("unit-test", target.build_file, target.line,
                                     f"no test depends on {target.label}", subject=target.label))
     return findings
+
+
+def _reached(targets, start):
+    """Labels of own targets that one depends on, directly or not."""
+    reached = set()
+    waiting = [start]
+    while waiting:
+        for label in waiting.pop().dependencies():
+            if label in targets and label not in reached:
+                reached.add(label)
+                waiting.append(targets[label])
+    return reached
 
 
 def visibility_rule(tree):

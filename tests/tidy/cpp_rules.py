@@ -11,7 +11,7 @@ from tree import Finding
 _CLOCK = re.compile(
     r"_clock::now\s*\(|\babsl::Now\s*\(|\bclock_gettime\s*\(|\bgettimeofday\s*\("
     r"|\bstd::time\s*\(|(?<![\w.>:])time\s*\(\s*(?:nullptr|NULL|0|&)"
-    r"|\brandom_device\b|(?<![\w.>:])s?rand(?:om|_r)?\s*\(\s*\w*\s*\)|\bstd::rand\b"
+    r"|\brandom_device\b|(?<![\w.>:])s?rand(?:_r)?\s*\(\s*\w*\s*\)|\bstd::rand\b"
     r"|\bgetrandom\s*\(|\bgetentropy\s*\(|\babsl::(?:Insecure)?BitGen\b|\bRAND_bytes\b"
     r"|\bGetCurrentTimeNanos\b")
 _SLEEP = re.compile(
