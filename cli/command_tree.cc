@@ -1,0 +1,349 @@
+#include "cli/command_tree.h"
+
+#include <CLI/CLI.hpp>
+#include <map>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "cli/exit_code.h"
+
+namespace fathom::cli {
+namespace {
+
+constexpr double kSecondsMax = 1e9;
+
+class CommandTree {
+ public:
+  CommandTree() : app_("Trains DeepSeek-V3-shaped models on a cluster.", "fathomctl") {
+    app_.fallthrough();
+    app_.require_subcommand(1);
+    app_.footer(ExitCodeHelp());
+    app_.set_help_flag("-h,--help", "Print this help");
+    AddGlobalOptions();
+    AddLocal();
+    AddSubmit();
+    AddGet();
+    AddDescribe();
+    AddLogs();
+    AddCancelAndWait();
+    AddTop();
+    AddCheckpoint();
+    AddData();
+    AddOthers();
+  }
+
+  absl::StatusOr<ParsedCommandLine> Parse(std::vector<std::string> arguments) {
+    // CLI11 takes them last first.
+    std::reverse(arguments.begin(), arguments.end());
+    ParsedCommandLine parsed;
+    try {
+      app_.parse(std::move(arguments));
+    } catch (const CLI::CallForHelp&) {
+      parsed.help = Deepest().help();
+      return parsed;
+    } catch (const CLI::ParseError& error) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(absl::StrReplaceAll(error.what(), {{"\n", " "}}), "; see ",
+                       PathOf(Deepest()), " --help"));
+    }
+    for (const auto& [command_app, command] : commands_) {
+      if (command_app->parsed()) options_.command = command;
+    }
+    for (size_t i = 0; i < OutputFormatNames().size(); ++i) {
+      if (OutputFormatNames()[i] == output_) options_.global.output = static_cast<OutputFormat>(i);
+    }
+    parsed.options = options_;
+    return parsed;
+  }
+
+  CommandNode Describe() const { return Describe(app_); }
+
+ private:
+  CLI::App* Group(CLI::App* parent, const std::string& name, const std::string& help) {
+    CLI::App* group = parent->add_subcommand(name, help);
+    group->require_subcommand(1);
+    return group;
+  }
+
+  CLI::App* Leaf(CLI::App* parent, const std::string& name, Command command,
+                 const std::string& help) {
+    CLI::App* leaf = parent->add_subcommand(name, help);
+    commands_.emplace_back(leaf, command);
+    return leaf;
+  }
+
+  CLI::Option* Mark(CLI::Option* option, ArgumentKind kind) {
+    arguments_[option].kind = kind;
+    return option;
+  }
+
+  CLI::Option* Choices(CLI::Option* option, const std::vector<std::string>& choices) {
+    arguments_[option] = {ArgumentKind::kChoice, choices};
+    return option->check(CLI::IsMember(choices));
+  }
+
+  static CLI::Option* Seconds(CLI::Option* option) {
+    return option->check(CLI::Range(0.0, kSecondsMax))->type_name("SECONDS");
+  }
+
+  void AddGlobalOptions() {
+    GlobalOptions& global = options_.global;
+    Choices(app_.add_option("-o,--output", output_, "Output format"), OutputFormatNames())
+        ->type_name("FORMAT")
+        ->default_str("table");
+    app_.add_option("--coordinator", global.coordinator,
+                    "Coordinator's host:port; default $FATHOM_COORDINATOR, else the local "
+                    "cluster's, else 127.0.0.1:7070")
+        ->type_name("HOST:PORT");
+    Mark(app_.add_option("--state-dir", global.state_dir,
+                         "The local cluster's folder; default $FATHOM_STATE_DIR, else "
+                         "~/.fathom/local"),
+         ArgumentKind::kFile)
+        ->type_name("DIR");
+    Mark(app_.add_option("--tls-ca", global.tls_ca, "PEM file of whom to trust; turns TLS on"),
+         ArgumentKind::kFile)
+        ->type_name("FILE");
+    Mark(app_.add_option("--tls-certificate", global.tls_certificate, "PEM file to show"),
+         ArgumentKind::kFile)
+        ->type_name("FILE");
+    Mark(app_.add_option("--tls-key", global.tls_key, "PEM file of its key"), ArgumentKind::kFile)
+        ->type_name("FILE");
+  }
+
+  void AddLocal() {
+    CLI::App* local = Group(&app_, "local", "A cluster of background processes on this machine");
+    LocalUpOptions& up_options = options_.local_up;
+    CLI::App* up = Leaf(local, "up", Command::kLocalUp,
+                        "Start a coordinator and node daemons; starts what is missing");
+    up->add_option("--nodes", up_options.nodes, "Node daemons; default 2")
+        ->check(CLI::Range(0, 1024));
+    up->add_option("--ranks-per-node", up_options.ranks_per_node, "Ranks of each; default 2")
+        ->check(CLI::Range(1, 64));
+    up->add_option("--spares", up_options.spares, "Further nodes held back; default 0")
+        ->check(CLI::Range(0, 1024));
+    up->add_option("--coordinator-port", up_options.coordinator_port,
+                   "Its port on 127.0.0.1; default 7070, 0: any free one")
+        ->check(CLI::Range(0, 65535));
+    up->add_option("--metrics-port", up_options.metrics_port,
+                   "Its port for /metrics; default 7071, 0: any free one")
+        ->check(CLI::Range(0, 65535));
+    Seconds(up->add_option("--timeout", up_options.timeout_s, "Until all nodes are ready"))
+        ->capture_default_str();
+    CLI::App* down = Leaf(local, "down", Command::kLocalDown, "Stop what up started");
+    Seconds(down->add_option("--grace", options_.local_down.grace_s,
+                             "Before a daemon that doesn't end is killed"))
+        ->capture_default_str();
+    Leaf(local, "status", Command::kLocalStatus, "What of it runs");
+  }
+
+  void AddSubmit() {
+    SubmitOptions& options = options_.submit;
+    CLI::App* submit = Leaf(&app_, "submit", Command::kSubmit, "Submit a job");
+    Mark(submit->add_option("-f,--file", options.file, "Job file (YAML); - for standard input"),
+         ArgumentKind::kFile)
+        ->type_name("FILE")
+        ->required();
+    submit
+        ->add_option("--set", options.overrides,
+                     "Override a field of the file: spec.training.steps=50; may be repeated")
+        ->type_name("FIELD=VALUE")
+        ->allow_extra_args(false)
+        ->take_all();
+    submit->add_option("--name", options.name, "The job's name; overrides metadata.name");
+    Mark(submit->add_option("--resume-from", options.resume_from,
+                            "Begin from a checkpoint's manifest"),
+         ArgumentKind::kFile)
+        ->type_name("MANIFEST");
+    submit->add_flag("--dry-run", options.dry_run, "Check and plan, change nothing");
+    submit->add_flag("-w,--wait", options.wait, "Follow the job until it ends");
+    Seconds(submit->add_option("--timeout", options.timeout_s, "Of --wait; 0: none"));
+  }
+
+  void AddWatch(CLI::App* command) {
+    GetOptions& options = options_.get;
+    command->add_flag("--watch", options.watch, "Print again when something changes");
+    Seconds(command->add_option("--interval", options.interval_s, "Between two looks"))
+        ->capture_default_str();
+  }
+
+  void AddGet() {
+    GetOptions& options = options_.get;
+    CLI::App* get = Group(&app_, "get", "List jobs, nodes or events");
+    CLI::App* jobs = Leaf(get, "jobs", Command::kGetJobs, "Jobs, oldest first");
+    jobs->alias("job");
+    Mark(jobs->add_option("names", options.names, "Only these"), ArgumentKind::kJob)
+        ->type_name("NAME");
+    jobs->add_option("--limit", options.limit, "Only the newest so many")
+        ->check(CLI::NonNegativeNumber);
+    AddWatch(jobs);
+    CLI::App* nodes = Leaf(get, "nodes", Command::kGetNodes, "Nodes");
+    nodes->alias("node");
+    Mark(nodes->add_option("names", options.names, "Only these"), ArgumentKind::kNode)
+        ->type_name("NAME");
+    AddWatch(nodes);
+    CLI::App* events = Leaf(get, "events", Command::kGetEvents, "What happened, oldest first");
+    events->alias("event");
+    Mark(events->add_option("--job", options.job, "Only this job's"), ArgumentKind::kJob);
+    Mark(events->add_option("--node", options.node, "Only this node's"), ArgumentKind::kNode);
+    events->add_option("--limit", options.limit, "Only the newest so many")
+        ->check(CLI::NonNegativeNumber);
+    AddWatch(events);
+  }
+
+  void AddDescribe() {
+    CLI::App* describe = Group(&app_, "describe", "Everything about one job or node");
+    CLI::App* job = Leaf(describe, "job", Command::kDescribeJob, "A job, its plan and its events");
+    Mark(job->add_option("name", options_.describe.name, "Name or id"), ArgumentKind::kJob)
+        ->required();
+    CLI::App* node = Leaf(describe, "node", Command::kDescribeNode, "A node and its ranks");
+    Mark(node->add_option("name", options_.describe.name, "Name"), ArgumentKind::kNode)->required();
+  }
+
+  void AddLogs() {
+    LogsOptions& options = options_.logs;
+    CLI::App* logs = Leaf(&app_, "logs", Command::kLogs, "What a rank of a job wrote");
+    Mark(logs->add_option("job", options.job, "Name or id"), ArgumentKind::kJob)->required();
+    logs->add_option("--rank", options.rank, "Which rank")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+    logs->add_option("--epoch", options.epoch, "Which epoch; default the newest")
+        ->check(CLI::PositiveNumber);
+    logs->add_option("--tail", options.tail_bytes, "Only the last so many bytes")
+        ->check(CLI::NonNegativeNumber)
+        ->type_name("BYTES");
+    logs->add_flag("-f,--follow", options.follow, "Go on until the job ends");
+  }
+
+  void AddCancelAndWait() {
+    CLI::App* cancel = Leaf(&app_, "cancel", Command::kCancel, "Cancel a job");
+    Mark(cancel->add_option("job", options_.cancel.job, "Name or id"), ArgumentKind::kJob)
+        ->required();
+    cancel->add_option("--reason", options_.cancel.reason, "Why, for the events");
+    CLI::App* wait = Leaf(&app_, "wait", Command::kWait, "Follow a job until it ends");
+    Mark(wait->add_option("job", options_.wait.job, "Name or id"), ArgumentKind::kJob)->required();
+    Seconds(wait->add_option("--timeout", options_.wait.timeout_s, "Then exit with 124; 0: none"));
+  }
+
+  void AddTop() {
+    CLI::App* top = Leaf(&app_, "top", Command::kTop, "Nodes and jobs, refreshed");
+    top->add_flag("--once", options_.top.once, "Print once");
+    Seconds(top->add_option("--interval", options_.top.interval_s, "Between two looks"))
+        ->capture_default_str();
+  }
+
+  void AddCheckpoint() {
+    CLI::App* checkpoint = Group(&app_, "checkpoint", "Checkpoints on disk");
+    const auto add = [&](const char* name, Command command, const char* help, const char* target,
+                         const char* target_help) {
+      CLI::App* leaf = Leaf(checkpoint, name, command, help);
+      Mark(leaf->add_option(target, options_.checkpoint.target, target_help), ArgumentKind::kFile)
+          ->required();
+    };
+    add("list", Command::kCheckpointList, "Those of a job or in a folder", "job-or-folder",
+        "A job's name, or a folder of checkpoints");
+    add("show", Command::kCheckpointShow, "What one holds", "manifest",
+        "A manifest, or the folder of one");
+    add("verify", Command::kCheckpointVerify, "Read all of one and check every hash", "manifest",
+        "A manifest, or the folder of one");
+  }
+
+  void AddData() {
+    DataOptions& options = options_.data;
+    CLI::App* data = Group(&app_, "data", "Token files");
+    CLI::App* prepare =
+        Leaf(data, "prepare", Command::kDataPrepare, "Make a token file of text files");
+    Mark(prepare->add_option("inputs", options.inputs, "Text files; - for standard input"),
+         ArgumentKind::kFile)
+        ->required()
+        ->type_name("INPUT");
+    Mark(prepare->add_option("-o,--out", options.file, "The token file to make"),
+         ArgumentKind::kFile)
+        ->required()
+        ->type_name("FILE");
+    Mark(prepare->add_option("--tokenizer", options.tokenizer,
+                             "bytes, or a SentencePiece model's file"),
+         ArgumentKind::kFile)
+        ->capture_default_str();
+    prepare
+        ->add_option("--validation-fraction", options.validation_fraction,
+                     "Share of the documents held out for validation")
+        ->check(CLI::Range(0.0, 0.5))
+        ->capture_default_str();
+    prepare->add_option("--source", options.source, "What the text is, for the header");
+    prepare->add_flag("--allow-binary", options.allow_binary, "Take bytes that are not text");
+    prepare->add_flag("--overwrite", options.overwrite, "Replace a file that is no token file");
+    for (const auto& [name, command, help] :
+         {std::tuple("info", Command::kDataInfo, "What a token file holds"),
+          std::tuple("verify", Command::kDataVerify, "Read all of it and check its hash")}) {
+      CLI::App* leaf = Leaf(data, name, command, help);
+      Mark(leaf->add_option("file", options.file, "A token file"), ArgumentKind::kFile)->required();
+    }
+  }
+
+  void AddOthers() {
+    Leaf(&app_, "version", Command::kVersion, "Versions of fathomctl and of the coordinator");
+    CLI::App* completion = Leaf(&app_, "completion", Command::kCompletion,
+                                "A script that completes commands: source <(fathomctl completion "
+                                "bash)");
+    Choices(completion->add_option("shell", options_.shell, "Which shell"), {"bash", "zsh"})
+        ->required();
+    CLI::App* help = Group(&app_, "help", "Further help");
+    Leaf(help, "exit-codes", Command::kHelpExitCodes, "What the exit codes mean");
+  }
+
+  // The command that the arguments had reached.
+  const CLI::App& Deepest() const {
+    const CLI::App* app = &app_;
+    while (!app->get_subcommands().empty()) app = app->get_subcommands().front();
+    return *app;
+  }
+
+  static std::string PathOf(const CLI::App& app) {
+    const CLI::App* parent = app.get_parent();
+    return parent == nullptr ? app.get_name() : absl::StrCat(PathOf(*parent), " ", app.get_name());
+  }
+
+  CompletionArgument ArgumentOf(const CLI::Option* option) const {
+    const auto found = arguments_.find(option);
+    return found == arguments_.end() ? CompletionArgument() : found->second;
+  }
+
+  CommandNode Describe(const CLI::App& app) const {
+    CommandNode node;
+    node.name = app.get_name();
+    for (const CLI::Option* option : app.get_options()) {
+      if (option->get_positional()) {
+        node.positionals.push_back(ArgumentOf(option));
+        continue;
+      }
+      CompletionOption described;
+      for (const std::string& name : option->get_snames()) described.names.push_back("-" + name);
+      for (const std::string& name : option->get_lnames()) described.names.push_back("--" + name);
+      described.takes_value = option->get_items_expected_max() > 0;
+      described.value = ArgumentOf(option);
+      node.options.push_back(std::move(described));
+    }
+    for (const CLI::App* child : app.get_subcommands([](const CLI::App*) { return true; })) {
+      node.children.push_back(Describe(*child));
+    }
+    return node;
+  }
+
+  CLI::App app_;
+  Options options_;
+  std::string output_ = "table";
+  std::vector<std::pair<CLI::App*, Command>> commands_;
+  std::map<const CLI::Option*, CompletionArgument> arguments_;  // those that are more than text
+};
+
+}  // namespace
+
+absl::StatusOr<ParsedCommandLine> ParseCommandLine(const std::vector<std::string>& arguments) {
+  return std::make_unique<CommandTree>()->Parse(arguments);
+}
+
+CommandNode DescribeCommands() { return std::make_unique<CommandTree>()->Describe(); }
+
+}  // namespace fathom::cli

@@ -1,0 +1,143 @@
+// What the command line asked for: one plain struct per command, filled by command_tree.
+#ifndef FATHOM_CLI_OPTIONS_H_
+#define FATHOM_CLI_OPTIONS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "cli/render.h"
+
+namespace fathom::cli {
+
+enum class Command : uint8_t {
+  kNone,
+  kLocalUp,
+  kLocalDown,
+  kLocalStatus,
+  kSubmit,
+  kGetJobs,
+  kGetNodes,
+  kGetEvents,
+  kDescribeJob,
+  kDescribeNode,
+  kLogs,
+  kCancel,
+  kWait,
+  kTop,
+  kCheckpointList,
+  kCheckpointShow,
+  kCheckpointVerify,
+  kDataPrepare,
+  kDataInfo,
+  kDataVerify,
+  kVersion,
+  kCompletion,
+  kHelpExitCodes,
+};
+
+// Taken by every command.
+struct GlobalOptions {
+  std::string coordinator;  // host:port; empty: found as Session says
+  std::string state_dir;    // of the local cluster
+  std::string tls_ca;
+  std::string tls_certificate;
+  std::string tls_key;
+  OutputFormat output = OutputFormat::kTable;
+};
+
+struct LocalUpOptions {
+  // Below 0: as the cluster already has it, else the default (2 nodes, 2 ranks, no spares, ports
+  // 7070 and 7071). Port 0: any free one.
+  int nodes = -1;
+  int ranks_per_node = -1;
+  int spares = -1;
+  int coordinator_port = -1;
+  int metrics_port = -1;
+  double timeout_s = 60;
+};
+
+struct LocalDownOptions {
+  double grace_s = 15;  // before a daemon that doesn't end is killed
+};
+
+struct SubmitOptions {
+  std::string file;                    // "-": standard input
+  std::vector<std::string> overrides;  // "spec.training.steps=50"
+  std::string name;
+  std::string resume_from;
+  bool dry_run = false;
+  bool wait = false;
+  double timeout_s = 0;  // of --wait; 0: none
+};
+
+struct GetOptions {
+  std::vector<std::string> names;
+  std::string job;   // events only
+  std::string node;  // events only
+  int limit = 0;
+  bool watch = false;
+  double interval_s = 1;
+};
+
+struct DescribeOptions {
+  std::string name;
+};
+
+struct LogsOptions {
+  std::string job;
+  int rank = 0;
+  int64_t epoch = 0;  // 0: the newest
+  int64_t tail_bytes = -1;
+  bool follow = false;
+};
+
+struct CancelOptions {
+  std::string job;
+  std::string reason;
+};
+
+struct WaitOptions {
+  std::string job;
+  double timeout_s = 0;  // 0: none
+};
+
+struct TopOptions {
+  bool once = false;
+  double interval_s = 1;
+};
+
+struct CheckpointOptions {
+  std::string target;  // a job (list), a folder or a manifest
+};
+
+struct DataOptions {
+  std::vector<std::string> inputs;  // prepare
+  std::string file;
+  std::string tokenizer = "bytes";
+  std::string source;
+  double validation_fraction = 0.01;
+  bool overwrite = false;
+  bool allow_binary = false;
+};
+
+struct Options {
+  Command command = Command::kNone;
+  GlobalOptions global;
+  LocalUpOptions local_up;
+  LocalDownOptions local_down;
+  SubmitOptions submit;
+  GetOptions get;
+  DescribeOptions describe;
+  LogsOptions logs;
+  CancelOptions cancel;
+  WaitOptions wait;
+  TopOptions top;
+  CheckpointOptions checkpoint;
+  DataOptions data;
+  std::string shell;  // completion
+};
+
+}  // namespace fathom::cli
+
+#endif  // FATHOM_CLI_OPTIONS_H_

@@ -1,0 +1,252 @@
+#include "cli/resources.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+
+namespace fathom::cli {
+namespace {
+
+constexpr size_t kReasonWidth = 60;
+
+std::string Cut(const std::string& text, size_t width) {
+  return text.size() <= width ? text : text.substr(0, width - 3) + "...";
+}
+
+std::string Age(int64_t now_ms, int64_t then_ms) {
+  if (then_ms == 0) return "-";
+  return DurationText(static_cast<double>(std::max<int64_t>(now_ms - then_ms, 0)) / 1000);
+}
+
+std::string StepText(const v1::JobStatus& job) {
+  return absl::StrCat(job.last_step().step(), "/", job.job().spec().training().steps());
+}
+
+Value EventList(const std::vector<v1::Event>& events) {
+  Value list = Value::List();
+  for (const v1::Event& event : events) list.Add(EventValue(event));
+  return list;
+}
+
+Value StageValue(const v1::Stage& stage) {
+  Value value = Value::Object();
+  value.Set("stage", stage.index()).Set("first_layer", stage.first_layer());
+  value.Set("layers", stage.layer_count());
+  value.Set("has_embedding", stage.has_embedding()).Set("has_head", stage.has_head());
+  return value;
+}
+
+}  // namespace
+
+std::string StateText(v1::JobState state) {
+  return std::string(absl::StripPrefix(v1::JobState_Name(state), "JOB_STATE_"));
+}
+
+std::string StateText(v1::NodeState state) {
+  return std::string(absl::StripPrefix(v1::NodeState_Name(state), "NODE_STATE_"));
+}
+
+bool HasEnded(v1::JobState state) {
+  return state == v1::JOB_STATE_COMPLETED || state == v1::JOB_STATE_FAILED ||
+         state == v1::JOB_STATE_CANCELLED;
+}
+
+Value JobValue(const v1::JobStatus& job) {
+  Value value = Value::Object();
+  value.Set("name", job.name()).Set("id", job.id()).Set("user", job.user());
+  value.Set("state", StateText(job.state())).Set("reason", job.reason());
+  value.Set("step", job.last_step().step()).Set("steps", job.job().spec().training().steps());
+  value.Set("epoch", job.epoch());
+  value.Set("loss", job.has_last_step() ? Value(job.last_step().loss()) : Value());
+  value.Set("validation_loss", job.has_validation() ? Value(job.validation().loss()) : Value());
+  value.Set("tokens_per_second",
+            job.tokens_per_second() > 0 ? Value(job.tokens_per_second()) : Value());
+  const bool moving = job.has_last_step() && !HasEnded(job.state()) && job.eta_s() >= 0;
+  value.Set("eta_s", moving ? Value(job.eta_s()) : Value());
+  value.Set("ranks", job.plan().ranks_size()).Set("restarts", job.restarts());
+  value.Set("submitted", TimeValue(job.submitted_ms()));
+  value.Set("started", TimeValue(job.started_ms())).Set("finished", TimeValue(job.finished_ms()));
+  value.Set("checkpoint", TextOrNull(job.checkpoint().manifest()));
+  value.Set("weights_sha256", TextOrNull(job.weights_sha256()));
+  return value;
+}
+
+Value NodeValue(const v1::NodeStatus& node) {
+  Value ranks = Value::List();
+  for (const v1::NodeRank& rank : node.ranks()) {
+    Value value = Value::Object();
+    value.Set("job", rank.job()).Set("epoch", rank.epoch()).Set("rank", rank.rank());
+    value.Set("pid", rank.pid()).Set("state", rank.state()).Set("device", rank.device());
+    ranks.Add(std::move(value));
+  }
+  Value value = Value::Object();
+  value.Set("name", node.node().name()).Set("state", StateText(node.state()));
+  value.Set("reason", node.reason()).Set("pid", node.pid());
+  value.Set("address", node.node().address());
+  value.Set("metrics_address", node.node().metrics_address());
+  value.Set("devices", node.node().devices_size()).Set("ranks", std::move(ranks));
+  value.Set("incarnation", node.incarnation()).Set("last_seen", TimeValue(node.last_seen_ms()));
+  return value;
+}
+
+Value EventValue(const v1::Event& event) {
+  Value value = Value::Object();
+  value.Set("sequence", event.sequence()).Set("time", TimeValue(event.time_ms()));
+  value.Set("kind", event.kind()).Set("job", TextOrNull(event.job()));
+  value.Set("node", TextOrNull(event.node())).Set("message", event.message());
+  value.Set("actor", event.actor());
+  return value;
+}
+
+Table JobTable(const std::vector<v1::JobStatus>& jobs, int64_t now_ms) {
+  Table table;
+  table.columns = {{"NAME"},
+                   {"STATE"},
+                   {"STEP", false, true},
+                   {"LOSS", false, true},
+                   {"TOKENS/S", false, true},
+                   {"ETA", false, true},
+                   {"AGE", false, true},
+                   {"ID", true},
+                   {"USER", true},
+                   {"EPOCH", true, true},
+                   {"RANKS", true, true},
+                   {"RESTARTS", true, true},
+                   {"VALIDATION", true, true},
+                   {"REASON"}};
+  table.none = "no jobs";
+  for (const v1::JobStatus& job : jobs) {
+    const bool moving = job.has_last_step() && !HasEnded(job.state());
+    Row row;
+    row.name = job.name();
+    row.cells = {job.name(),
+                 StateText(job.state()),
+                 StepText(job),
+                 job.has_last_step() ? LossText(job.last_step().loss()) : "",
+                 job.tokens_per_second() > 0 ? CountText(job.tokens_per_second()) : "",
+                 moving ? DurationText(job.eta_s()) : "",
+                 Age(now_ms, job.submitted_ms()),
+                 job.id(),
+                 job.user(),
+                 absl::StrCat(job.epoch()),
+                 absl::StrCat(job.plan().ranks_size()),
+                 absl::StrCat(job.restarts()),
+                 job.has_validation() ? LossText(job.validation().loss()) : "",
+                 Cut(job.reason(), kReasonWidth)};
+    row.value = JobValue(job);
+    table.rows.push_back(std::move(row));
+  }
+  return table;
+}
+
+Table NodeTable(const std::vector<v1::NodeStatus>& nodes, int64_t now_ms) {
+  Table table;
+  table.columns = {{"NAME"},
+                   {"STATE"},
+                   {"RANKS", false, true},
+                   {"ADDRESS"},
+                   {"PID", false, true},
+                   {"SEEN", false, true},
+                   {"DEVICE", true},
+                   {"METRICS", true},
+                   {"REASON", true}};
+  table.none = "no nodes";
+  for (const v1::NodeStatus& node : nodes) {
+    const auto& devices = node.node().devices();
+    Row row;
+    row.name = node.node().name();
+    row.cells = {row.name,
+                 StateText(node.state()),
+                 absl::StrCat(node.ranks_size(), "/", devices.size()),
+                 node.node().address(),
+                 absl::StrCat(node.pid()),
+                 Age(now_ms, node.last_seen_ms()),
+                 devices.empty() ? "" : devices.Get(0).kind(),
+                 node.node().metrics_address(),
+                 node.reason()};
+    row.value = NodeValue(node);
+    table.rows.push_back(std::move(row));
+  }
+  return table;
+}
+
+Table EventTable(const std::vector<v1::Event>& events) {
+  Table table;
+  table.columns = {{"TIME"},        {"KIND"},   {"JOB"}, {"NODE"}, {"SEQUENCE", true, true},
+                   {"ACTOR", true}, {"MESSAGE"}};
+  table.none = "no events";
+  for (const v1::Event& event : events) {
+    Row row;
+    row.name = absl::StrCat(event.sequence());
+    row.cells = {TimeText(event.time_ms()),
+                 event.kind(),
+                 event.job(),
+                 event.node(),
+                 row.name,
+                 event.actor(),
+                 event.message()};
+    row.value = EventValue(event);
+    table.rows.push_back(std::move(row));
+  }
+  return table;
+}
+
+Value PlanDescription(const v1::Plan& plan) {
+  Value stages = Value::List();
+  for (const v1::Stage& stage : plan.stages()) stages.Add(StageValue(stage));
+  Value ranks = Value::List();
+  for (const v1::RankAssignment& rank : plan.ranks()) {
+    Value value = Value::Object();
+    value.Set("rank", rank.rank()).Set("node", rank.node()).Set("device", rank.device());
+    value.Set("pipeline_rank", rank.pipeline_rank()).Set("expert_rank", rank.expert_rank());
+    value.Set("replica", rank.replica());
+    ranks.Add(std::move(value));
+  }
+  Value value = Value::Object();
+  value.Set("epoch", plan.epoch()).Set("stages", std::move(stages));
+  value.Set("ranks", std::move(ranks));
+  if (plan.has_resume()) {
+    Value resume = Value::Object();
+    resume.Set("step", plan.resume().step()).Set("manifest", plan.resume().manifest());
+    value.Set("resume", std::move(resume));
+  }
+  return value;
+}
+
+Value JobDescription(const v1::JobStatus& job, const std::vector<v1::Event>& events) {
+  Value value = JobValue(job);
+  if (job.has_last_step()) value.Set("last_step", ValueOf(job.last_step()));
+  if (job.has_validation()) value.Set("validation", ValueOf(job.validation()));
+  if (job.has_checkpoint()) value.Set("last_checkpoint", ValueOf(job.checkpoint()));
+  value.Set("spec", ValueOf(job.job().spec()));
+  if (job.has_plan()) value.Set("plan", PlanDescription(job.plan()));
+  if (job.ranks_size() > 0) {
+    Value ranks = Value::List();
+    for (const v1::RankStatus& rank : job.ranks()) {
+      Value status = Value::Object();
+      status.Set("rank", rank.rank());
+      status.Set("state",
+                 std::string(absl::StripPrefix(v1::RankState_Name(rank.state()), "RANK_STATE_")));
+      status.Set("pid", rank.pid()).Set("endpoint", TextOrNull(rank.endpoint()));
+      status.Set("step", rank.last_step().step()).Set("message", TextOrNull(rank.message()));
+      ranks.Add(std::move(status));
+    }
+    value.Set("rank_states", std::move(ranks));
+  }
+  value.Set("events", EventList(events));
+  return value;
+}
+
+Value NodeDescription(const v1::NodeStatus& node, const std::vector<v1::Event>& events) {
+  Value value = NodeValue(node);
+  value.Set("failure_domain", TextOrNull(node.node().failure_domain()));
+  Value devices = Value::List();
+  for (const v1::Device& device : node.node().devices()) devices.Add(ValueOf(device));
+  value.Set("device_list", std::move(devices));
+  value.Set("events", EventList(events));
+  return value;
+}
+
+}  // namespace fathom::cli
