@@ -1,13 +1,10 @@
 #include "common/data/tokenizer.h"
 
-#include <unistd.h>
-
-#include <cerrno>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/base/errno_status.h"
-#include "common/data/sentencepiece_model.h"
+#include "common/base/status_util.h"
+#include "common/data/sentencepiece_process.h"
 
 namespace fathom::data {
 namespace {
@@ -40,16 +37,9 @@ class ByteTokenizer final : public Tokenizer {
 
 class SentencePieceTokenizer final : public Tokenizer {
  public:
-  static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& path) {
-    if (access(path.c_str(), R_OK) != 0) {
-      return ErrnoStatus(errno, "read SentencePiece model", path);
-    }
-    std::string error;
-    std::unique_ptr<SentencePieceModel> model = SentencePieceModel::Load(path, error);
-    if (model == nullptr) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          path, " is not a SentencePiece model; give one, or \"bytes\" (", error, ")"));
-    }
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& path,
+                                                         const std::string& program) {
+    FATHOM_ASSIGN_OR_RETURN(auto model, SentencePieceProcess::Start(program, path));
     if (model->end_of_sentence() < 0) {
       return absl::InvalidArgumentError(
           absl::StrCat("SentencePiece model ", path,
@@ -58,7 +48,7 @@ class SentencePieceTokenizer final : public Tokenizer {
     return std::make_unique<SentencePieceTokenizer>(std::move(model));
   }
 
-  explicit SentencePieceTokenizer(std::unique_ptr<SentencePieceModel> model)
+  explicit SentencePieceTokenizer(std::unique_ptr<SentencePieceProcess> model)
       : model_(std::move(model)) {}
 
   TokenizerKind kind() const override { return TokenizerKind::kSentencePiece; }
@@ -66,9 +56,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   int32_t separator() const override { return model_->end_of_sentence(); }
 
   absl::Status Encode(absl::string_view document, std::vector<int32_t>& ids) const override {
-    std::string error;
-    if (model_->Encode({document.data(), document.size()}, ids, error)) return absl::OkStatus();
-    return absl::InvalidArgumentError(absl::StrCat("can't encode the text: ", error));
+    return model_->Encode(document, ids);
   }
 
   absl::StatusOr<std::string> Decode(const std::vector<int32_t>& ids) const override {
@@ -78,21 +66,19 @@ class SentencePieceTokenizer final : public Tokenizer {
             absl::StrCat("id ", id, " is outside the vocabulary of ", vocab_size()));
       }
     }
-    std::string text;
-    std::string error;
-    if (model_->Decode(ids, text, error)) return text;
-    return absl::InvalidArgumentError(absl::StrCat("can't decode the ids: ", error));
+    return model_->Decode(ids);
   }
 
  private:
-  const std::unique_ptr<SentencePieceModel> model_;
+  const std::unique_ptr<SentencePieceProcess> model_;
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Tokenizer>> MakeTokenizer(const std::string& name) {
+absl::StatusOr<std::unique_ptr<Tokenizer>> MakeTokenizer(const std::string& name,
+                                                         const std::string& sentencepiece_program) {
   if (name == "bytes") return std::make_unique<ByteTokenizer>();
-  return SentencePieceTokenizer::Load(name);
+  return SentencePieceTokenizer::Load(name, sentencepiece_program);
 }
 
 }  // namespace fathom::data

@@ -32,9 +32,10 @@ class Tokenizer {
   virtual absl::StatusOr<std::string> Decode(const std::vector<int32_t>& ids) const = 0;
 };
 
-// "bytes", or the path of a SentencePiece model file. NOT_FOUND, INVALID_ARGUMENT: no such model,
-// or not one.
-absl::StatusOr<std::unique_ptr<Tokenizer>> MakeTokenizer(const std::string& name);
+// "bytes", or the path of a SentencePiece model file, for which the path of fathom-sentencepiece is
+// needed. NOT_FOUND, INVALID_ARGUMENT: no such model or program, or not a model.
+absl::StatusOr<std::unique_ptr<Tokenizer>> MakeTokenizer(const std::string& name,
+                                                         const std::string& sentencepiece_program);
 
 }  // namespace fathom::data
 

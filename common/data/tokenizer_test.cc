@@ -4,6 +4,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <fstream>
@@ -13,6 +15,8 @@
 
 #include "common/data/document_split.h"
 #include "common/data/entropy.h"
+#include "common/data/sentencepiece_frames.h"
+#include "common/data/sentencepiece_process.h"
 #include "common/data/trained_sentencepiece.h"
 
 namespace fathom::data {
@@ -20,8 +24,10 @@ namespace {
 
 using ::testing::HasSubstr;
 
+constexpr char kProgram[] = "common/data/fathom-sentencepiece";
+
 TEST(ByteTokenizerTest, EveryByte_IsItsOwnId) {
-  const auto tokenizer = MakeTokenizer("bytes");
+  const auto tokenizer = MakeTokenizer("bytes", "");
   ASSERT_TRUE(tokenizer.ok());
   EXPECT_EQ((*tokenizer)->vocab_size(), 257);
   EXPECT_EQ((*tokenizer)->separator(), 256);
@@ -49,7 +55,7 @@ std::string WriteCorpus() {
 TEST(SentencePieceTokenizerTest, Text_ComesBackFromItsIds) {
   const std::string prefix = testing::TempDir() + "/small";
   ASSERT_EQ(TrainSentencePiece(WriteCorpus(), prefix, 320, true), "");
-  const auto tokenizer = MakeTokenizer(prefix + ".model");
+  const auto tokenizer = MakeTokenizer(prefix + ".model", kProgram);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   EXPECT_EQ((*tokenizer)->kind(), TokenizerKind::kSentencePiece);
   EXPECT_EQ((*tokenizer)->vocab_size(), 320);
@@ -67,15 +73,33 @@ TEST(SentencePieceTokenizerTest, Text_ComesBackFromItsIds) {
 TEST(SentencePieceTokenizerTest, ModelWithoutSeparator_IsRefused) {
   const std::string prefix = testing::TempDir() + "/no_end";
   ASSERT_EQ(TrainSentencePiece(WriteCorpus(), prefix, 320, false), "");
-  const auto tokenizer = MakeTokenizer(prefix + ".model");
+  const auto tokenizer = MakeTokenizer(prefix + ".model", kProgram);
   EXPECT_THAT(std::string(tokenizer.status().message()), HasSubstr("no end-of-sentence piece"));
 }
 
 TEST(SentencePieceTokenizerTest, MissingOrForeignFile_IsNamed) {
-  EXPECT_TRUE(absl::IsNotFound(MakeTokenizer("/nowhere/x.model").status()));
-  const auto foreign = MakeTokenizer(WriteCorpus());
+  EXPECT_TRUE(absl::IsNotFound(MakeTokenizer("/nowhere/x.model", kProgram).status()));
+  const auto no_program = MakeTokenizer(WriteCorpus(), "/nowhere/fathom-sentencepiece");
+  EXPECT_TRUE(absl::IsNotFound(no_program.status())) << no_program.status();
+  const auto foreign = MakeTokenizer(WriteCorpus(), kProgram);
   EXPECT_TRUE(absl::IsInvalidArgument(foreign.status())) << foreign.status();
   EXPECT_THAT(std::string(foreign.status().message()), HasSubstr("not a SentencePiece model"));
+}
+
+TEST(SentencePieceFramesTest, LyingLengthOrClosedSocket_EndsTheConversation) {
+  int ends[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+  Frame frame;
+  ASSERT_TRUE(WriteFrame(ends[0], {FrameKind::kText, "deep"}));
+  ASSERT_TRUE(ReadFrame(ends[1], frame));
+  EXPECT_EQ(frame.kind, FrameKind::kText);
+  EXPECT_EQ(frame.bytes, "deep");
+  ASSERT_EQ(send(ends[0], "T\xFF\xFF\xFF\xFF", 5, 0), 5);
+  EXPECT_FALSE(ReadFrame(ends[1], frame));
+  close(ends[0]);
+  EXPECT_FALSE(ReadFrame(ends[1], frame));
+  EXPECT_FALSE(WriteFrame(ends[1], {FrameKind::kText, "deep"}));
+  close(ends[1]);
 }
 
 std::vector<std::string> Split(const std::string& text, size_t target) {
@@ -141,7 +165,7 @@ TEST(EntropyTest, UniformText_HasTheLogarithmOfItsAlphabet) {
   EXPECT_NEAR(counter.Bigram(), 0.0, 1e-12);
 }
 
-TEST(EntropyTest, ByHand) {
+TEST(EntropyTest, SmallText_HasTheEntropyCountedByHand) {
   EntropyCounter counter(4);
   // Pairs 01 10 01 12: after 0 always 1; after 1 a 0 or a 2.
   counter.Add({0, 1});

@@ -1,5 +1,5 @@
-// A SentencePiece model for tests, trained on a few sentences. Apart from the test for the reason
-// sentencepiece_model.h gives.
+// A SentencePiece model for tests, trained on a few sentences. Apart from the test because the
+// library's header declares an absl::string_view that can't meet Abseil's.
 #ifndef FATHOM_COMMON_DATA_TRAINED_SENTENCEPIECE_H_
 #define FATHOM_COMMON_DATA_TRAINED_SENTENCEPIECE_H_
 

@@ -61,7 +61,7 @@ struct Preset {
   ModelConfig config;
 };
 
-// facts: the published configuration of DeepSeek-V3.
+// The published configuration (arXiv 2412.19437, section 4.2).
 ModelConfig DeepSeekV3() {
   ModelConfig c;
   c.vocab_size = 129280;

@@ -34,7 +34,7 @@ int64_t SizeOf(const std::vector<ParameterSpec>& specs, const std::string& part 
   return size;
 }
 
-// facts section 1.
+// From the shapes of arXiv 2412.19437, section 4.2.
 TEST(DeepSeekV3Test, LayerTensors_HavePublishedSizes) {
   const ModelConfig config = PresetConfig("deepseek-v3");
   const auto moe = LayerParameters(config, 3);

@@ -1,4 +1,4 @@
-// Which number format each part of training uses, by the recipe's name (facts: DeepSeek-V3 report,
+// Which number format each part of training uses, by the recipe's name (DeepSeek-V3 report,
 // section 3.3).
 #ifndef FATHOM_COMMON_MODEL_PRECISION_RECIPE_H_
 #define FATHOM_COMMON_MODEL_PRECISION_RECIPE_H_

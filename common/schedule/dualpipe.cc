@@ -74,7 +74,7 @@ class RankList {
   std::vector<Instruction> list_;
 };
 
-// The eight steps of facts section 3, in their order.
+// The eight steps of the public DualPipe code, in their order.
 std::vector<Instruction> DualPipeRank(int ranks, int rank, int per_direction) {
   const int half = ranks / 2;
   const int depth = std::min(rank, ranks - 1 - rank);  // h: distance from the nearer end

@@ -1,4 +1,4 @@
-// DualPipe (arXiv 2412.19437, section 3.2.1; facts section 3): micro-batches enter from both ends
+// DualPipe (arXiv 2412.19437, section 3.2.1): micro-batches enter from both ends
 // of the pipeline, every rank holds stage r and its mirror P-1-r, and forwards of one direction run
 // overlapped with backwards of the other.
 #ifndef FATHOM_COMMON_SCHEDULE_DUALPIPE_H_

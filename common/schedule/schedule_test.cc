@@ -25,7 +25,7 @@ std::vector<int> BatchCounts(int ranks) {
   return {2 * ranks, 2 * ranks + 2, 3 * ranks, 4 * ranks + 6};
 }
 
-// facts section 3.
+// As the public DualPipe code runs it.
 TEST(DualPipeTest, FourRanksEightBatches_RankZeroRunsThePublishedList) {
   const Schedule schedule = DualPipe(4, 8).value();
   EXPECT_EQ(
