@@ -382,6 +382,12 @@ v1::NodeReport AgentCore::Report() const {
   return report;
 }
 
+std::optional<v1::RankState> AgentCore::StateOf(const RankId& id) const {
+  const auto it = ranks_.find(id);
+  if (it == ranks_.end()) return std::nullopt;
+  return it->second.status.state();
+}
+
 bool AgentCore::AnyProcessAlive() const {
   return std::any_of(ranks_.begin(), ranks_.end(),
                      [](const auto& entry) { return entry.second.process == Process::kAlive; });

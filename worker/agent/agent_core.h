@@ -94,6 +94,8 @@ class AgentCore {
   uint64_t revision() const { return revision_; }
 
   bool AnyProcessAlive() const;
+  // Nothing: it is not known (any more).
+  std::optional<v1::RankState> StateOf(const RankId& id) const;
 
  private:
   // One rank as desired. The plan is shared by the ranks of its job.

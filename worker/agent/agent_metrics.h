@@ -1,0 +1,48 @@
+// The daemon's metrics: what its report says of ranks and steps, and counts of what happened. Safe
+// to use from several threads.
+#ifndef FATHOM_WORKER_AGENT_AGENT_METRICS_H_
+#define FATHOM_WORKER_AGENT_AGENT_METRICS_H_
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <utility>
+
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "common/metrics/metric_registry.h"
+#include "proto/fathom/v1/worker.pb.h"
+
+namespace fathom {
+
+class AgentMetrics {
+ public:
+  // `registry` outlives this.
+  explicit AgentMetrics(MetricRegistry* registry);
+
+  // The newest report. Series of ranks that it no longer names are removed.
+  void Show(const v1::NodeReport& report);
+
+  void RankStarted();
+  void RankExited(absl::string_view how);  // "finished", "failed", "stopped" or "signal"
+  void StreamState(bool open);
+  void ReportSent();
+
+  // Just before the metrics are read: what only the kernel knows.
+  void Refresh();
+
+ private:
+  // Of a rank in its newest epoch.
+  using Series = std::pair<std::string, std::string>;  // job, rank
+
+  void ShowStep(const Series& series, const v1::StepReport& step);
+  void RemoveSeries(const Series& series);
+
+  MetricRegistry* const registry_;
+  absl::Mutex mutex_;
+  std::map<Series, int64_t> pids_;  // guarded by mutex_; 0: no process
+};
+
+}  // namespace fathom
+
+#endif  // FATHOM_WORKER_AGENT_AGENT_METRICS_H_

@@ -1,0 +1,32 @@
+// The daemon's configuration, completed: fields left out get their defaults, the rest is checked,
+// so that a mistake is one clear line at the start. Asks nothing of the machine.
+#ifndef FATHOM_WORKER_AGENT_WORKER_CONFIG_H_
+#define FATHOM_WORKER_AGENT_WORKER_CONFIG_H_
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "proto/fathom/v1/config.pb.h"
+
+namespace fathom {
+
+// What defaults rest on.
+struct HostFacts {
+  std::string host_name;
+  std::string program_folder;  // where this program lies
+};
+
+// INVALID_ARGUMENT names the field, its value and what is allowed.
+absl::Status CompleteWorkerConfig(const HostFacts& host, v1::WorkerConfig* config);
+
+// Where fathom-rank may lie when nobody says: beside this program, or where Bazel builds it.
+std::string RankBinaryBeside(absl::string_view program_folder);
+std::string RankBinaryOfBuild(absl::string_view program_folder);
+
+// Where others reach what listens at `bound`: its own host, unless that is "any", and then `host`.
+std::string ReachableAddress(const std::string& bound, const std::string& host);
+
+}  // namespace fathom
+
+#endif  // FATHOM_WORKER_AGENT_WORKER_CONFIG_H_
