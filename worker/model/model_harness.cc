@@ -228,11 +228,11 @@ double ModelHarness::TotalLoss() const {
 }
 
 std::vector<int32_t> ModelHarness::Samples(int lane, int micro_batch) const {
-  std::mt19937_64 random(options_.seed * 1000003 + lane * 1009 + micro_batch);
+  std::mt19937_64 generator(options_.seed * 1000003 + lane * 1009 + micro_batch);
   const int64_t length = options_.sequence_length + 1 + options_.model.num_nextn_predict_layers;
   std::vector<int32_t> samples(options_.sequences * length);
   for (int32_t& token : samples) {
-    token = static_cast<int32_t>(random() % options_.model.vocab_size);
+    token = static_cast<int32_t>(generator() % options_.model.vocab_size);
   }
   return samples;
 }

@@ -45,12 +45,12 @@ void CheckAllTensors(const HarnessOptions& options, bool deferred) {
   for (const auto& entry : work) entry();
   EXPECT_EQ(deferred, !work.empty());
 
-  std::mt19937_64 random(options.seed);
+  std::mt19937_64 generator(options.seed);
   for (ParameterBlock& block : model.store().blocks()) {
     for (const Parameter& parameter : block.parameters) {
       if (parameter.gradient.data == nullptr) continue;
       for (int draw = 0; draw < 2; ++draw) {
-        const auto index = static_cast<int64_t>(random() % parameter.spec.size());
+        const auto index = static_cast<int64_t>(generator() % parameter.spec.size());
         const double expected = CentralDifference(model, parameter, index, options.micro_batches);
         EXPECT_NEAR(model.Gradient(parameter, index), expected,
                     kAbsolute + kRelative * std::abs(expected))
