@@ -249,14 +249,14 @@ class BadInputTest(unittest.TestCase):
         worker = program("worker/agent/fathom-worker")
         cases = (
             ("an open address without TLS",
-             [coordinator, "--listen_address", "0.0.0.0:0", "--state_directory", state],
+             [coordinator, "--listen-address", "0.0.0.0:0", "--state-directory", state],
              r"TLS|tls|certificate"),
-            ("no state folder", [coordinator, "--listen_address", "127.0.0.1:0"],
-             r"state_directory"),
+            ("no state folder", [coordinator, "--listen-address", "127.0.0.1:0"],
+             r"state.directory"),
             ("an unknown flag", [coordinator, "--frobnicate"], r"frobnicate"),
             ("an unknown flag", [worker, "--frobnicate"], r"frobnicate"),
-            ("no coordinator's address", [worker, "--state_directory", state],
-             r"coordinator_address"),
+            ("no coordinator's address", [worker, "--state-directory", state],
+             r"coordinator.address"),
         )
         for what, command, words in cases:
             with self.subTest(daemon=os.path.basename(command[0]), given=what):
@@ -313,7 +313,7 @@ class FullDiskTest(unittest.TestCase):
         cluster.launcher = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c",
                             self.SCRIPT, "sh", cluster.state, "4096"]
         with cluster:
-            address = cluster.address()
+            address = cluster.coordinator()["address"]
             # A file that fills what is left, seen from inside the coordinator's own namespace.
             pid = next(pid for pid, command in cluster.marked().items()
                        if "fathom-coordinator" in command)

@@ -135,9 +135,11 @@ class Cluster:
                 return item
         raise AssertionError(f"no job is called {name}")
 
-    def coordinator_metrics_address(self):
-        """host:port of the coordinator's /metrics and /sd."""
-        return json.loads(self.ctl("local", "status", "-o", "json").stdout)["metrics_address"]
+    def coordinator(self):
+        """What the coordinator says of itself in its state folder: address, metrics_address, pid."""
+        with open(os.path.join(self.state, "coordinator", "coordinator.json"),
+                  encoding="utf-8") as stream:
+            return json.load(stream)
 
     # --- Jobs ---
 

@@ -113,7 +113,7 @@ class PrometheusTest(unittest.TestCase):
     def setUpClass(cls):
         cls.cluster = cls.enterClassContext(Cluster(nodes=2, ranks_per_node=2))
         cluster = cls.cluster
-        cls.coordinator = cluster.coordinator_metrics_address()
+        cls.coordinator = cluster.coordinator()["metrics_address"]
         cls.prometheus = cls.enterClassContext(Prometheus(cluster, cls.coordinator))
         cluster.ctl("submit", "-f", cluster.job_file(
             "watched", parallelism={"pipeline": 2, "expert": 2},

@@ -61,7 +61,7 @@ def unit_test_rule(tree):
     for target in targets.values():
         if target.kind.endswith("_test"):
             tested.update(label for label in _reached(targets, target)
-                          if targets[label].package == target.package)
+                          if (targets[label].package + "/").startswith(target.package + "/"))
     for target in targets.values():
         if target.kind != "cc_library" or target.attributes.get("testonly"):
             continue
