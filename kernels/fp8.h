@@ -45,8 +45,9 @@ inline uint8_t E4M3FromFloat(float value) {
   const float shifted = std::bit_cast<float>(magnitude) + 0x1p14f;
   const uint32_t subnormal = std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(0x1p14f);
   uint32_t code = Select(magnitude < std::bit_cast<uint32_t>(0x1p-6f), subnormal, normal);
-  code = Select(code < kE4M3MaxCode, code, kE4M3MaxCode);
-  code = Select(magnitude > 0x7F800000u, kE4M3NanCode, code);
+  code = code < kE4M3MaxCode ? code : kE4M3MaxCode;
+  // A NaN has become the largest code too; the next one is NaN's.
+  code += static_cast<uint32_t>(magnitude > 0x7F800000u);
   return static_cast<uint8_t>(code | ((bits >> 24) & 0x80u));
 }
 

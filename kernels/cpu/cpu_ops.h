@@ -83,6 +83,8 @@ class CpuOps : public ReferenceOps {
   };
   const RopeTable& RopeTableFor(const RopeView& x);
 
+  void MultiplyTile(int64_t row, int64_t rows, int64_t n, int64_t k, int64_t tile, float* partial);
+
   void BalanceFactors(const RouterShape& shape, const double* score_SE, double* factor_E);
   double BalanceLoss(const RouterShape& shape, const double* score_TE, double* factor_E);
 

@@ -6,6 +6,7 @@
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/float_rows.h"
+#include "kernels/cpu/fp8_rows.h"
 #include "kernels/cpu/shape_checks.h"
 #include "kernels/cpu/vector_math.h"
 #include "kernels/fp8.h"
@@ -13,7 +14,7 @@
 namespace fathom::kernels {
 namespace {
 
-// Up to 128 x 128 elements of x in FP32, and where they lie.
+// Up to 128 x 128 elements of x.
 struct Tile {
   int64_t row = 0;
   int64_t col = 0;
@@ -21,18 +22,8 @@ struct Tile {
   int64_t cols = 0;
 };
 
-using TileFloats = std::array<float, kFp8Tile * kFp8Tile>;
-using TileCodes = std::array<uint8_t, kFp8Tile * kFp8Tile>;
-
-float RowAmax(const float* x, int64_t n) {
-  return MaxOf(n, 0.0f, [x](int64_t i) { return std::fabs(x[i]); });
-}
-
-void EncodeRow(const float* x, int64_t n, float scale, uint8_t* codes) {
-  for (int64_t i = 0; i < n; ++i) {
-    codes[i] = E4M3FromFloat(x[i] / scale);
-  }
-}
+using RowBuffer = std::array<float, kFp8Tile>;
+using TileCodes = std::array<uint8_t, kFp8Tile * kFp8Tile>;  // [rows, 128]
 
 template <typename F>
 void ForEachTile(const Matrix& x, F f) {
@@ -46,48 +37,70 @@ void ForEachTile(const Matrix& x, F f) {
   }
 }
 
-void LoadTile(const Matrix& x, const Tile& tile, TileFloats& out) {
-  for (int64_t r = 0; r < tile.rows; ++r) {
-    float* to = out.data() + r * tile.cols;
-    const float* from = ReadRow(x, tile.row + r, tile.col, tile.cols, to);
-    if (from != to) {
-      std::copy_n(from, tile.cols, to);
-    }
-  }
+const float* ReadTileRow(const Matrix& x, const Tile& tile, int64_t r, RowBuffer& buffer) {
+  return ReadRow(x, tile.row + r, tile.col, tile.cols, buffer.data());
 }
 
-// out[col + c, row + r] = codes[r, c].
-void StoreTransposed(const TileCodes& codes, const Tile& tile, const Fp8Matrix& out) {
-  for (int64_t c = 0; c < tile.cols; ++c) {
-    uint8_t* to = out.codes + (tile.col + c) * out.cols + tile.row;
-    for (int64_t r = 0; r < tile.rows; ++r) {
-      to[r] = codes[r * tile.cols + c];
-    }
-  }
+float RowAmax(const float* x, int64_t n) {
+  return MaxOf(n, 0.0f, [x](int64_t i) { return std::fabs(x[i]); });
 }
 
-// 1x128 along x's columns: one scale for each column of the tile.
-void EncodeByColumn(const TileFloats& x, const Tile& tile, ScaleRule rule, const Fp8Matrix& out,
-                    TileCodes& codes) {
-  float amax[kFp8Tile] = {};
+float TileAmax(const Matrix& x, const Tile& tile) {
+  RowBuffer buffer;
+  float amax = 0;
   for (int64_t r = 0; r < tile.rows; ++r) {
-    const float* row = x.data() + r * tile.cols;
+    amax = std::max(amax, RowAmax(ReadTileRow(x, tile, r, buffer), tile.cols));
+  }
+  return amax;
+}
+
+void ColumnAmax(const Matrix& x, const Tile& tile, RowBuffer& amax) {
+  RowBuffer buffer;
+  amax.fill(0);
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    const float* row = ReadTileRow(x, tile, r, buffer);
+#pragma GCC ivdep  // amax is nobody else's
     for (int64_t c = 0; c < tile.cols; ++c) {
       const float magnitude = std::fabs(row[c]);
       amax[c] = magnitude > amax[c] ? magnitude : amax[c];
     }
   }
-  float scale[kFp8Tile];
-  for (int64_t c = 0; c < tile.cols; ++c) {
-    scale[c] = E4M3Scale(amax[c], rule);
-    out.scales[(tile.col + c) * TileCount(out.cols) + tile.row / kFp8Tile] = scale[c];
+}
+
+void EncodeRow(const float* x, int64_t n, float scale, uint8_t* __restrict codes) {
+  for (int64_t i = 0; i < n; ++i) {
+    codes[i] = E4M3FromFloat(x[i] / scale);
   }
-  for (int64_t r = 0; r < tile.rows; ++r) {
-    const float* row = x.data() + r * tile.cols;
-    uint8_t* to = codes.data() + r * tile.cols;
+}
+
+// Each element with its own scale.
+void EncodeRow(const float* x, int64_t n, const float* scales, uint8_t* __restrict codes) {
+  for (int64_t i = 0; i < n; ++i) {
+    codes[i] = E4M3FromFloat(x[i] / scales[i]);
+  }
+}
+
+// Encodes a tile of x for out, which is x's transpose, into codes [rows, 128].
+void EncodeTransposed(const Matrix& x, const Tile& tile, ScaleRule rule, const Fp8Matrix& out,
+                      TileCodes& codes) {
+  const int64_t scale_col = tile.row / kFp8Tile;
+  RowBuffer scales;
+  if (out.scaling == Fp8Scaling::kBlock128x128) {
+    const float scale = E4M3Scale(TileAmax(x, tile), rule);
+    scales.fill(scale);
+    out.scales[tile.col / kFp8Tile * TileCount(out.cols) + scale_col] = scale;
+  } else {
+    RowBuffer amax;
+    ColumnAmax(x, tile, amax);
     for (int64_t c = 0; c < tile.cols; ++c) {
-      to[c] = E4M3FromFloat(row[c] / scale[c]);
+      scales[c] = E4M3Scale(amax[c], rule);
+      out.scales[(tile.col + c) * TileCount(out.cols) + scale_col] = scales[c];
     }
+  }
+  RowBuffer buffer;
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    EncodeRow(ReadTileRow(x, tile, r, buffer), tile.cols, scales.data(),
+              codes.data() + r * kFp8Tile);
   }
 }
 
@@ -116,17 +129,16 @@ void CpuOps::Quantize(const Matrix& x, ScaleRule rule, const Fp8Matrix& out) {
   }
   const bool by_row = out.scaling == Fp8Scaling::kTile1x128;
   const int64_t tiles = TileCount(out.cols);
-  TileFloats floats;
+  RowBuffer buffer;
   ForEachTile(x, [&](const Tile& tile) {
-    LoadTile(x, tile, floats);
     const int64_t scale_col = tile.col / kFp8Tile;
     float scale = 0;
     if (!by_row) {
-      scale = E4M3Scale(RowAmax(floats.data(), tile.rows * tile.cols), rule);
+      scale = E4M3Scale(TileAmax(x, tile), rule);
       out.scales[tile.row / kFp8Tile * tiles + scale_col] = scale;
     }
     for (int64_t r = 0; r < tile.rows; ++r) {
-      const float* row = floats.data() + r * tile.cols;
+      const float* row = ReadTileRow(x, tile, r, buffer);
       if (by_row) {
         scale = E4M3Scale(RowAmax(row, tile.cols), rule);
         out.scales[(tile.row + r) * tiles + scale_col] = scale;
@@ -142,19 +154,11 @@ void CpuOps::QuantizeTransposed(const Matrix& x, ScaleRule rule, const Fp8Matrix
     ReferenceOps::QuantizeTransposed(x, rule, out);
     return;
   }
-  TileFloats floats;
   TileCodes codes;
   ForEachTile(x, [&](const Tile& tile) {
-    LoadTile(x, tile, floats);
-    if (out.scaling == Fp8Scaling::kTile1x128) {
-      EncodeByColumn(floats, tile, rule, out, codes);
-    } else {
-      const int64_t n = tile.rows * tile.cols;
-      const float scale = E4M3Scale(RowAmax(floats.data(), n), rule);
-      out.scales[tile.col / kFp8Tile * TileCount(out.cols) + tile.row / kFp8Tile] = scale;
-      EncodeRow(floats.data(), n, scale, codes.data());
-    }
-    StoreTransposed(codes, tile, out);
+    EncodeTransposed(x, tile, rule, out, codes);
+    TransposeBytes(codes.data(), kFp8Tile, tile.rows, tile.cols,
+                   out.codes + tile.col * out.cols + tile.row, out.cols);
   });
 }
 
@@ -180,16 +184,7 @@ void CpuOps::Dequantize(const Fp8Matrix& in, const Matrix& out) {
 
 void CpuOps::TransposeBlocks(const Fp8Matrix& in, const Fp8Matrix& out) {
   CheckTransposeBlocks(in, out);
-  constexpr int64_t kEdge = 32;  // both sides of a block this wide stay in the first-level cache
-  for (int64_t row = 0; row < in.rows; row += kEdge) {
-    const int64_t rows = std::min(kEdge, in.rows - row);
-    for (int64_t c = 0; c < in.cols; ++c) {
-      uint8_t* to = out.codes + c * out.cols + row;
-      for (int64_t r = 0; r < rows; ++r) {
-        to[r] = in.codes[(row + r) * in.cols + c];
-      }
-    }
-  }
+  TransposeBytes(in.codes, in.cols, in.rows, in.cols, out.codes, out.cols);
   TransposeScales(in, out);
 }
 
