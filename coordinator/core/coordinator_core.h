@@ -81,6 +81,8 @@ class CoordinatorCore {
   const NodeTable& nodes() const { return nodes_; }
   // The gang of a job's newest plan; null if it has none.
   const Gang* FindGang(const JobId& id) const;
+  // What a job without a current plan waits for; empty for others.
+  std::string WaitingReason(const JobId& id) const;
   // Jobs that wait for devices.
   int WaitingCount() const { return static_cast<int>(waiting_.size()); }
 

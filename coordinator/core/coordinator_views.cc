@@ -19,16 +19,23 @@ int32_t Limit(int32_t asked, int32_t maximum) {
 
 }  // namespace
 
+std::string CoordinatorCore::WaitingReason(const JobId& id) const {
+  const auto found = waiting_.find(id);
+  return found == waiting_.end() ? "" : found->second;
+}
+
 v1::JobStatus CoordinatorCore::StatusOf(const DurableJob& job, bool include_ranks) const {
   v1::JobStatus status;
   status.set_name(job.name.value());
   status.set_id(job.id.value());
   status.set_user(job.job->metadata().user());
   status.set_state(job.state);
-  const auto waits = waiting_.find(job.id);
-  status.set_reason(waits == waiting_.end() ? job.reason : waits->second);
-  if (job.state == v1::JOB_STATE_RECOVERING && waits != waiting_.end()) {
-    status.set_reason(absl::StrCat(job.reason, "; ", waits->second));
+  const std::string waits = WaitingReason(job.id);
+  const bool recovering = job.state == v1::JOB_STATE_RECOVERING;
+  if (waits.empty()) {
+    status.set_reason(job.reason);
+  } else {
+    status.set_reason(recovering ? absl::StrCat(job.reason, "; ", waits) : waits);
   }
   *status.mutable_job() = *job.job;
   if (job.plan != nullptr) *status.mutable_plan() = *job.plan;

@@ -33,8 +33,13 @@ DeviceSet HeldByPlans(const DurableState::Jobs& jobs, const JobId& viewer, bool 
 
 int64_t RanksOf(const v1::JobSpec& spec) {
   const v1::Parallelism& p = spec.parallelism();
-  const auto at_least_one = [](int32_t value) { return std::max<int64_t>(value, 1); };
-  return at_least_one(p.pipeline()) * at_least_one(p.expert()) * at_least_one(p.replicas());
+  // Cut off far above any limit, so that no product overflows.
+  constexpr int64_t kMost = int64_t{1} << 31;
+  int64_t ranks = 1;
+  for (const int32_t factor : {p.pipeline(), p.expert(), p.replicas()}) {
+    ranks = std::min(ranks * std::max<int64_t>(factor, 1), kMost);
+  }
+  return ranks;
 }
 
 DeviceMap::DeviceMap(const NodeTable& nodes, const DurableState::Jobs& jobs, const JobId& viewer,

@@ -1,0 +1,145 @@
+#include "coordinator/service/event_loop.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "common/base/check.h"
+#include "common/base/limits.h"
+#include "common/base/metric_catalog.h"
+#include "common/base/status_util.h"
+
+namespace fathom {
+namespace {
+
+// Often enough that a lease runs out close to its end.
+absl::Duration TickOf(int32_t lease_ms) {
+  return absl::Milliseconds(std::clamp(lease_ms / 10, 5, 500));
+}
+
+}  // namespace
+
+EventLoop::EventLoop(Options options)
+    : options_(std::move(options)), tick_(TickOf(options_.core.lease_ms)), core_(options_.core) {}
+
+EventLoop::~EventLoop() { Stop(); }
+
+absl::StatusOr<std::unique_ptr<EventLoop>> EventLoop::Create(Options options) {
+  std::unique_ptr<EventLoop> loop(new EventLoop(std::move(options)));
+  CoordinatorCore& core = loop->core_;
+  FATHOM_RETURN_IF_ERROR(loop->options_.log->Replay(
+      [&core](const v1::Record& record) { return core.Replay(record); }));
+  loop->options_.metrics->Add(metrics::kLogFailures, 0);
+  loop->options_.metrics->Add(metrics::kLogRecords, 0);
+  return loop;
+}
+
+void EventLoop::AddHook(Hook hook) {
+  FATHOM_CHECK(!thread_.joinable()) << "hook after Start";
+  hooks_.push_back(std::move(hook));
+}
+
+void EventLoop::Start() {
+  FATHOM_CHECK(!thread_.joinable()) << "started twice";
+  thread_ = std::thread([this] { Run(); });
+}
+
+void EventLoop::Stop() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+bool EventLoop::Post(const std::string& kind, Decide decide, Done done) {
+  absl::MutexLock lock(&mutex_);
+  if (stopping_ || queue_.size() >= limits::kMaxPendingEvents) return false;
+  queue_.push_back({kind, std::move(decide), std::move(done)});
+  return true;
+}
+
+absl::Status EventLoop::Ask(const std::function<void(const CoordinatorCore&, Moment)>& ask) {
+  absl::Notification answered;
+  const bool posted = Post("query", nullptr, [&](const absl::Status&, const CoordinatorCore& core) {
+    ask(core, Now());
+    answered.Notify();
+  });
+  if (!posted) return absl::UnavailableError("the coordinator is stopping or overloaded");
+  answered.WaitForNotification();
+  return absl::OkStatus();
+}
+
+int EventLoop::pending() const {
+  absl::MutexLock lock(&mutex_);
+  return static_cast<int>(queue_.size());
+}
+
+Moment EventLoop::Now() const { return {options_.clock->WallMs(), options_.clock->SteadyMs()}; }
+
+void EventLoop::Run() {
+  const auto has_work = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return stopping_ || !queue_.empty();
+  };
+  while (true) {
+    std::deque<Event> batch;
+    {
+      absl::MutexLock lock(&mutex_);
+      mutex_.AwaitWithTimeout(absl::Condition(&has_work), tick_);
+      if (stopping_ && queue_.empty()) return;
+      while (!queue_.empty() && batch.size() < limits::kMaxCommitBatch) {
+        batch.push_back(std::move(queue_.front()));
+        queue_.pop_front();
+      }
+    }
+    HandleBatch(std::move(batch));
+  }
+}
+
+void EventLoop::HandleBatch(std::deque<Event> batch) {
+  const Moment now = Now();
+  for (const Event& event : batch) {
+    options_.metrics->Add(metrics::kCoreEvents, {event.kind});
+    if (event.decide) event.decide(core_, now);
+  }
+  if (batch.empty() || now.steady_ms - last_tick_ms_ >= absl::ToInt64Milliseconds(tick_)) {
+    last_tick_ms_ = now.steady_ms;
+    core_.Tick(now);
+  }
+  const absl::Status durable = Append();
+  std::vector<NodeName> changed;
+  if (durable.ok()) {
+    core_.Commit();
+    changed = core_.TakeChangedNodes();
+  } else {
+    core_.Rollback();
+  }
+  for (Event& event : batch) {
+    if (event.done) event.done(durable, core_);
+  }
+  if (!durable.ok()) return;
+  for (const Hook& hook : hooks_) hook(core_, changed);
+}
+
+absl::Status EventLoop::Append() {
+  if (core_.records().empty()) return absl::OkStatus();
+  const absl::Duration begin = options_.clock->Steady();
+  const absl::Status status = options_.log->Append(core_.records());
+  const absl::Duration took = options_.clock->Steady() - begin;
+  options_.metrics->Observe(metrics::kLogAppendSeconds, absl::ToDoubleSeconds(took));
+  if (status.ok()) {
+    options_.metrics->Add(metrics::kLogRecords, static_cast<double>(core_.records().size()));
+    if (log_failed_) options_.say("the state log takes records again");
+  } else {
+    options_.metrics->Add(metrics::kLogFailures);
+    if (!log_failed_) {
+      options_.say(absl::StrCat("commands are refused until this is mended: ", status.message()));
+    }
+  }
+  log_failed_ = !status.ok();
+  if (status.ok()) return status;
+  return absl::UnavailableError(absl::StrCat("not done, nothing has changed: ", status.message()));
+}
+
+}  // namespace fathom

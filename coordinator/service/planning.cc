@@ -1,0 +1,29 @@
+#include "coordinator/service/planning.h"
+
+#include <string>
+#include <vector>
+
+#include "common/plan/job_resolve.h"
+#include "common/plan/plan_check.h"
+#include "coordinator/planner/planner.h"
+
+namespace fathom {
+
+PlanningFunctions RealPlanning() {
+  PlanningFunctions planning;
+  planning.resolve = [](const v1::Job& job) { return plan::ResolveJob(job); };
+  planning.make_plan = [](const std::string& job, uint64_t epoch, const v1::JobSpec& spec,
+                          const std::vector<FreeNode>& nodes) {
+    std::vector<planner::NodeCapacity> capacities;
+    for (const FreeNode& node : nodes) {
+      capacities.push_back({.name = node.name,
+                            .free_devices = {node.free_devices.begin(), node.free_devices.end()},
+                            .failure_domain = node.failure_domain});
+    }
+    return planner::MakePlan(job, epoch, spec, capacities);
+  };
+  planning.check_plan = plan::CheckPlan;
+  return planning;
+}
+
+}  // namespace fathom

@@ -1,0 +1,224 @@
+#include "coordinator/service/worker_service.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <map>
+#include <optional>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status_util.h"
+#include "coordinator/service/grpc_status_service.h"
+#include "proto/fathom/v1/worker.grpc.pb.h"
+
+namespace fathom {
+namespace {
+
+class Stream;
+
+// Which node speaks over which stream.
+class Streams {
+ public:
+  // The stream that spoke for the node before, if it was another.
+  std::shared_ptr<Stream> Enter(const NodeName& node, const std::shared_ptr<Stream>& stream);
+  // True if it was the node's stream.
+  bool Leave(const NodeName& node, const Stream* stream);
+  std::shared_ptr<Stream> Find(const NodeName& node) const;
+  int size() const;
+
+ private:
+  mutable absl::Mutex mutex_;
+  std::map<NodeName, std::shared_ptr<Stream>> by_node_ ABSL_GUARDED_BY(mutex_);
+};
+
+// Lives from the call's begin until gRPC is done with it and no event refers to it any more.
+class Stream final : public grpc::ServerBidiReactor<v1::NodeReport, v1::DesiredState> {
+ public:
+  static Stream* Begin(EventLoop* loop, Streams* streams) {
+    std::shared_ptr<Stream> stream(new Stream(loop, streams));
+    stream->self_ = stream;
+    stream->StartRead(&stream->report_);
+    return stream.get();
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) return End(absl::OkStatus());
+    std::shared_ptr<Stream> self = Self();
+    if (self == nullptr) return;
+    auto status = std::make_shared<absl::Status>();
+    const bool posted = loop_->Post(
+        "report",
+        [self, status](CoordinatorCore& core, Moment now) {
+          *status = core.Report(self->report_, now);
+        },
+        [self, status](const absl::Status&, const CoordinatorCore& core) {
+          self->AfterReport(*status, core);
+        });
+    if (!posted)
+      End(absl::UnavailableError("the coordinator is stopping or overloaded; connect again"));
+  }
+
+  void OnWriteDone(bool ok) override {
+    absl::MutexLock lock(&mutex_);
+    writing_ = false;
+    if (!ok && !end_) end_ = absl::OkStatus();
+    Advance();
+  }
+
+  void OnCancel() override { End(absl::CancelledError("the stream was cancelled")); }
+
+  void OnDone() override {
+    std::shared_ptr<Stream> last;  // this may die with it, after the lock
+    NodeName node;
+    int64_t incarnation = 0;
+    {
+      absl::MutexLock lock(&mutex_);
+      last = std::move(self_);
+      node = node_;
+      incarnation = incarnation_;
+    }
+    if (node.empty() || !streams_->Leave(node, this)) return;
+    loop_->Post(
+        "stream_closed",
+        [node, incarnation](CoordinatorCore& core, Moment now) {
+          core.StreamClosed(node, incarnation, now);
+        },
+        nullptr);
+  }
+
+  void Send(v1::DesiredState desired) {
+    absl::MutexLock lock(&mutex_);
+    next_ = std::move(desired);
+    Advance();
+  }
+
+  void End(const absl::Status& status) {
+    absl::MutexLock lock(&mutex_);
+    if (!end_) end_ = status;
+    Advance();
+  }
+
+ private:
+  Stream(EventLoop* loop, Streams* streams) : loop_(loop), streams_(streams) {}
+
+  std::shared_ptr<Stream> Self() {
+    absl::MutexLock lock(&mutex_);
+    return self_;
+  }
+
+  // On the loop's thread.
+  void AfterReport(const absl::Status& status, const CoordinatorCore& core) {
+    if (!status.ok()) return End(status);
+    const NodeName name(report_.node().name());
+    std::shared_ptr<Stream> older;
+    bool is_first = false;
+    {
+      absl::MutexLock lock(&mutex_);
+      if (self_ == nullptr) return;
+      is_first = node_.empty();
+      if (is_first) {
+        node_ = name;
+        older = streams_->Enter(node_, self_);
+      }
+      incarnation_ = report_.incarnation();
+    }
+    if (older != nullptr) older->End(absl::AbortedError("the node has opened a newer stream"));
+    if (is_first) {
+      Send(core.DesiredFor(name));
+    } else if (node_ != name) {
+      return End(absl::InvalidArgumentError(
+          absl::StrCat("a stream of node ", node_.value(), " reported for node ", name.value())));
+    }
+    absl::MutexLock lock(&mutex_);
+    if (!end_ && self_ != nullptr) StartRead(&report_);
+  }
+
+  // One write at a time, the newest wins; the end waits for the write in progress.
+  void Advance() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (writing_ || finished_ || self_ == nullptr) return;
+    if (end_) {
+      finished_ = true;
+      Finish(ToGrpc(*end_));
+    } else if (next_) {
+      current_ = *std::move(next_);
+      next_.reset();
+      writing_ = true;
+      StartWrite(&current_);
+    }
+  }
+
+  EventLoop* const loop_;
+  Streams* const streams_;
+  // Between OnReadDone and AfterReport the loop's; otherwise gRPC's.
+  v1::NodeReport report_;
+
+  absl::Mutex mutex_;
+  NodeName node_;  // written once, with mutex_, by the loop's thread, which may read it without
+  int64_t incarnation_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::optional<v1::DesiredState> next_ ABSL_GUARDED_BY(mutex_);
+  v1::DesiredState current_ ABSL_GUARDED_BY(mutex_);
+  std::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+  std::shared_ptr<Stream> self_ ABSL_GUARDED_BY(mutex_);
+};
+
+std::shared_ptr<Stream> Streams::Enter(const NodeName& node,
+                                       const std::shared_ptr<Stream>& stream) {
+  absl::MutexLock lock(&mutex_);
+  std::shared_ptr<Stream>& place = by_node_[node];
+  std::shared_ptr<Stream> older = std::move(place);
+  place = stream;
+  return older;
+}
+
+bool Streams::Leave(const NodeName& node, const Stream* stream) {
+  absl::MutexLock lock(&mutex_);
+  const auto found = by_node_.find(node);
+  if (found == by_node_.end() || found->second.get() != stream) return false;
+  by_node_.erase(found);
+  return true;
+}
+
+std::shared_ptr<Stream> Streams::Find(const NodeName& node) const {
+  absl::MutexLock lock(&mutex_);
+  const auto found = by_node_.find(node);
+  return found == by_node_.end() ? nullptr : found->second;
+}
+
+int Streams::size() const {
+  absl::MutexLock lock(&mutex_);
+  return static_cast<int>(by_node_.size());
+}
+
+}  // namespace
+
+class WorkerService::Impl final : public v1::WorkerService::CallbackService {
+ public:
+  explicit Impl(EventLoop* loop) : loop_(loop) {
+    loop->AddHook([this](const CoordinatorCore& core, const std::vector<NodeName>& changed) {
+      for (const NodeName& node : changed) {
+        if (const auto stream = streams_.Find(node)) stream->Send(core.DesiredFor(node));
+      }
+    });
+  }
+
+  grpc::ServerBidiReactor<v1::NodeReport, v1::DesiredState>* Synchronize(
+      grpc::CallbackServerContext*) override {
+    return Stream::Begin(loop_, &streams_);
+  }
+
+  const Streams& streams() const { return streams_; }
+
+ private:
+  EventLoop* const loop_;
+  Streams streams_;
+};
+
+WorkerService::WorkerService(EventLoop* loop) : impl_(std::make_unique<Impl>(loop)) {}
+WorkerService::~WorkerService() = default;
+grpc::Service* WorkerService::service() { return impl_.get(); }
+int WorkerService::stream_count() const { return impl_->streams().size(); }
+
+}  // namespace fathom
