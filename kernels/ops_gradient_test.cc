@@ -461,7 +461,7 @@ class Fp8ProductTest : public testing::TestWithParam<Fp8Scaling> {};
 INSTANTIATE_TEST_SUITE_P(Scaling, Fp8ProductTest,
                          testing::Values(Fp8Scaling::kTile1x128, Fp8Scaling::kBlock128x128));
 
-TEST_P(Fp8ProductTest, IsNearTheFp64ProductOfDecodedAndOfUnquantisedOperands) {
+TEST_P(Fp8ProductTest, QuantisedOperands_GiveNearlyTheFp64Product) {
   constexpr int64_t kM = 70, kN = 140, kK = 700;
   Random random(kSeed);
   TestMatrix a(DType::kF32, kM, kK);

@@ -14,7 +14,8 @@
 namespace fathom::kernels {
 namespace {
 
-// From this many rows on, oneDNN 2.6 with AVX-512 sums every element in one order (ops_test.cc).
+// From this many rows on, oneDNN 2.6 with AVX-512 sums every element in one order
+// (ops_test_cases.cc).
 constexpr int64_t kRowsMin = 16;
 // Height of a band without AVX-512.
 constexpr int64_t kBandRows = 96;

@@ -1,8 +1,6 @@
 // The cpu backend against the reference, over shapes that fit no vector and no tile, with gaps
 // between rows, in F32 and BF16; and what the op table promises beside numbers: the same bits
 // again, rows that do not depend on each other, and a message when a shape does not fit.
-#include "kernels/ops.h"
-
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -13,6 +11,7 @@
 #include <vector>
 
 #include "kernels/op_testing.h"
+#include "kernels/ops.h"
 
 namespace fathom::kernels {
 namespace {
