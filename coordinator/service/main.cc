@@ -4,6 +4,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <string>
 
@@ -61,6 +62,8 @@ absl::Status RunCoordinator(const v1::CoordinatorConfig& config, const sigset_t&
 }  // namespace fathom
 
 int main(int argc, char** argv) {
+  // What gRPC would print, this program says in its own words.
+  ::setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
   const sigset_t signals = fathom::BlockSignals();
   const auto fail = [](const absl::Status& status, int code) {
     std::fprintf(stderr, "fathom-coordinator: %s\n", std::string(status.message()).c_str());
