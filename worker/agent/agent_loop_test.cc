@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "common/base/real_clock.h"
+#include "common/base/manual_clock.h"
 #include "common/metrics/metric_registry.h"
 
 namespace fathom {
@@ -23,6 +23,7 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::Not;
 
+constexpr absl::Duration kGrace = absl::Seconds(5);  // by the manual clock
 constexpr absl::Duration kLong = absl::Seconds(30);  // a test that waits this long has failed
 
 // A daemon without its network: the loop in a thread of its own, started ranks that follow the
@@ -35,7 +36,7 @@ class AgentLoopTest : public ::testing::Test {
     core.node.set_address("127.0.0.1");
     for (int i = 0; i < 2; ++i) core.node.add_devices()->set_index(i);
     core.incarnation = 1;
-    core.stop_grace = absl::Milliseconds(50);
+    core.stop_grace = kGrace;
     core.check_plan = [](const v1::Plan&) { return absl::OkStatus(); };
     AgentLoopOptions options;
     options.rank_binary =
@@ -58,8 +59,16 @@ class AgentLoopTest : public ::testing::Test {
   }
 
   void Stop() {
+    AskToEnd();
+    Join();
+  }
+
+  void AskToEnd() {
     const uint64_t one = 1;
     ASSERT_EQ(::write(stop_.get(), &one, sizeof(one)), static_cast<ssize_t>(sizeof(one)));
+  }
+
+  void Join() {
     thread_.join();
     EXPECT_TRUE(result_.ok()) << result_;
   }
@@ -81,6 +90,12 @@ class AgentLoopTest : public ::testing::Test {
       if (peers) job->add_peers()->set_endpoint("here");
     }
     loop_->Desire(desired);
+  }
+
+  // The loop looks at the time when something happens, such as the same desired state once more.
+  void LetGracePass(uint64_t epoch, const std::vector<std::string>& scripts) {
+    clock_.Advance(kGrace);
+    Desire(epoch, scripts);
   }
 
   // The report that first satisfies the condition.
@@ -113,7 +128,7 @@ class AgentLoopTest : public ::testing::Test {
     return ::mkdtemp(path.data());
   }
 
-  const RealClock clock_;
+  ManualClock clock_;
   const DaemonLog log_{&clock_, stderr};
   const RankLogs logs_{TempFolder()};
   MetricRegistry registry_;
@@ -175,8 +190,10 @@ TEST_F(AgentLoopTest, NewEpoch_ReplacesARankThatIgnoresTheStop) {
   const v1::RankStatus old = AwaitState(0, v1::RANK_STATE_LISTENING);
   AwaitState(1, v1::RANK_STATE_LISTENING);
   Desire(2, {"listen;stop", "listen;stop"});
-  const v1::RankStatus fresh = AwaitState(0, v1::RANK_STATE_LISTENING, 2);
   AwaitState(1, v1::RANK_STATE_LISTENING, 2);
+  EXPECT_THAT(AwaitState(0, v1::RANK_STATE_STARTING, 2).message(), HasSubstr("waits for device 0"));
+  LetGracePass(2, {"listen;stop", "listen;stop"});
+  const v1::RankStatus fresh = AwaitState(0, v1::RANK_STATE_LISTENING, 2);
   EXPECT_NE(fresh.pid(), old.pid());
   EXPECT_EQ(::kill(static_cast<pid_t>(old.pid()), 0), -1) << "killed and reaped";
   EXPECT_THAT(registry_.Text(), HasSubstr("fathom_worker_rank_starts_total 4"));
@@ -216,7 +233,10 @@ TEST_F(AgentLoopTest, AskedToEnd_StopsItsRanksAndSaysSo) {
   Desire(1, {"listen;stop;print:goodbye", "listen;hang"});
   AwaitState(0, v1::RANK_STATE_LISTENING);
   AwaitState(1, v1::RANK_STATE_LISTENING);
-  Stop();
+  AskToEnd();
+  AwaitState(0, v1::RANK_STATE_STOPPED);
+  LetGracePass(1, {"listen;stop;print:goodbye", "listen;hang"});
+  Join();
   ASSERT_EQ(report_.ranks_size(), 2);
   for (const v1::RankStatus& rank : report_.ranks()) {
     EXPECT_EQ(rank.state(), v1::RANK_STATE_STOPPED) << rank.ShortDebugString();
@@ -246,6 +266,7 @@ TEST_F(AgentLoopTest, Metrics_ShowStatesStepsAndExits) {
   EXPECT_THAT(text, HasSubstr("fathom_rank_resident_memory_bytes{job=\"job-0\",rank=\"0\"}"));
   Desire(1, {});
   Await("forgotten", [](const v1::NodeReport& report) { return report.ranks_size() == 0; });
+  metrics_.Refresh();
   EXPECT_THAT(registry_.Text(), Not(HasSubstr("job-0")));
 }
 

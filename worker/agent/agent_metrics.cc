@@ -1,6 +1,8 @@
 #include "worker/agent/agent_metrics.h"
 
 #include <array>
+#include <cstdint>
+#include <map>
 #include <vector>
 
 #include "absl/strings/ascii.h"
@@ -36,24 +38,36 @@ AgentMetrics::AgentMetrics(MetricRegistry* registry) : registry_(registry) {
 }
 
 void AgentMetrics::Show(const v1::NodeReport& report) {
-  registry_->Set(metrics::kWorkerDevices, report.node().devices_size());
+  absl::MutexLock lock(&mutex_);
+  report_ = report;
+}
+
+void AgentMetrics::Refresh() {
+  absl::MutexLock lock(&mutex_);
+  registry_->Set(metrics::kWorkerDevices, report_.node().devices_size());
   std::map<v1::RankState, int> counts;
-  std::map<Series, int64_t> pids;
+  std::set<Series> shown;
   // In order of epochs within a job, so the newest one stays.
-  for (const v1::RankStatus& rank : report.ranks()) {
+  for (const v1::RankStatus& rank : report_.ranks()) {
     ++counts[rank.state()];
     const Series series(rank.job(), absl::StrCat(rank.rank()));
-    pids[series] = HasProcess(rank.state()) ? rank.pid() : 0;
-    if (rank.has_last_step()) ShowStep(series, rank.last_step());
+    shown.insert(series);
+    ShowRank(series, rank);
   }
   for (const v1::RankState state : kStates) {
     registry_->Set(metrics::kWorkerRanks, {Label(state)}, counts[state]);
   }
-  absl::MutexLock lock(&mutex_);
-  for (const auto& [series, pid] : pids_) {
-    if (!pids.contains(series)) RemoveSeries(series);
+  for (const Series& series : shown_) {
+    if (!shown.contains(series)) RemoveSeries(series);
   }
-  pids_ = std::move(pids);
+  shown_ = std::move(shown);
+}
+
+void AgentMetrics::ShowRank(const Series& series, const v1::RankStatus& rank) {
+  if (rank.has_last_step()) ShowStep(series, rank.last_step());
+  const int64_t bytes = HasProcess(rank.state()) ? ResidentBytes(rank.pid()) : 0;
+  registry_->Set(metrics::kRankMemoryBytes, {series.first, series.second},
+                 static_cast<double>(bytes));
 }
 
 void AgentMetrics::ShowStep(const Series& series, const v1::StepReport& step) {
@@ -93,14 +107,5 @@ void AgentMetrics::StreamState(bool open) {
 }
 
 void AgentMetrics::ReportSent() { registry_->Add(metrics::kReportsSent); }
-
-void AgentMetrics::Refresh() {
-  absl::MutexLock lock(&mutex_);
-  for (const auto& [series, pid] : pids_) {
-    const int64_t bytes = pid != 0 ? ResidentBytes(pid) : 0;
-    registry_->Set(metrics::kRankMemoryBytes, {series.first, series.second},
-                   static_cast<double>(bytes));
-  }
-}
 
 }  // namespace fathom

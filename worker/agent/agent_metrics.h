@@ -3,8 +3,7 @@
 #ifndef FATHOM_WORKER_AGENT_AGENT_METRICS_H_
 #define FATHOM_WORKER_AGENT_AGENT_METRICS_H_
 
-#include <cstdint>
-#include <map>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -20,7 +19,7 @@ class AgentMetrics {
   // `registry` outlives this.
   explicit AgentMetrics(MetricRegistry* registry);
 
-  // The newest report. Series of ranks that it no longer names are removed.
+  // The newest report.
   void Show(const v1::NodeReport& report);
 
   void RankStarted();
@@ -28,19 +27,22 @@ class AgentMetrics {
   void StreamState(bool open);
   void ReportSent();
 
-  // Just before the metrics are read: what only the kernel knows.
+  // Just before the metrics are read: sets those of the newest report, and what only the kernel
+  // knows of its ranks. Series of ranks that it no longer names are removed.
   void Refresh();
 
  private:
   // Of a rank in its newest epoch.
   using Series = std::pair<std::string, std::string>;  // job, rank
 
+  void ShowRank(const Series& series, const v1::RankStatus& rank);
   void ShowStep(const Series& series, const v1::StepReport& step);
   void RemoveSeries(const Series& series);
 
   MetricRegistry* const registry_;
   absl::Mutex mutex_;
-  std::map<Series, int64_t> pids_;  // guarded by mutex_; 0: no process
+  v1::NodeReport report_;   // guarded by mutex_
+  std::set<Series> shown_;  // guarded by mutex_
 };
 
 }  // namespace fathom

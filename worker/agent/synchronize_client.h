@@ -28,7 +28,8 @@ struct SynchronizeOptions {
   const v1::Tls* tls = nullptr;  // null: plain text; read at Create only
   uint64_t seed = 0;             // of the waits between tries
   absl::Duration shortest_wait = absl::Milliseconds(100);
-  absl::Duration longest_wait = absl::Seconds(5);
+  // Well within a lease: a coordinator that has just restarted waits one for its nodes.
+  absl::Duration longest_wait = absl::Seconds(1);
 
   // All on the client's threads, one call at a time each.
   std::function<void(v1::DesiredState)> on_desired;
