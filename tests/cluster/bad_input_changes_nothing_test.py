@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import unittest
 
-from harness import ERROR, OK, REFUSED, UNREACHABLE, USAGE, Cluster, program, wait_until
+from harness import ERROR, NOT_FOUND, OK, REFUSED, UNREACHABLE, USAGE, Cluster, program, wait_until
 
 HEAD = "apiVersion: fathom/v1\nkind: Job\nmetadata: {name: bad}\n"
 DATA = "  data: {token_file: TOKENS, sequence_length: 32}\n"
@@ -21,8 +21,8 @@ TOY = "  model: {preset: toy}\n" + DATA
 # (what, job file, exit code, words of the message). A job file that can't be read is the command's
 # fault (2); one that reads well and asks for what can't be is refused (4).
 JOB_FILES = (
-    ("is not YAML", HEAD + "spec: {model: [", USAGE, r"line \d+"),
-    ("has a wrong indent", HEAD + "spec:\n  model:\n preset: toy\n", USAGE, r"line \d+"),
+    ("is not YAML", HEAD + "spec: {model: [", USAGE, r"bad\.yaml:\d+"),
+    ("has a wrong indent", HEAD + "spec:\n  model:\n preset: toy\n", USAGE, r"bad\.yaml:\d+"),
     ("is empty", "", USAGE, r"empty|apiVersion"),
     ("is a list", "- a\n- b\n", USAGE, r"."),
     ("has an unknown field", HEAD + "spec:\n" + TOY + "  colour: red\n", USAGE, r"7.*colour"),
@@ -122,7 +122,7 @@ class BadInputTest(unittest.TestCase):
             self.cluster.ctl("dance", expect=USAGE)
             self.cluster.ctl("get", "jobs", "--sideways", expect=USAGE)
             self.cluster.ctl("get", "moons", expect=USAGE)
-            self.cluster.ctl("describe", "job", "nobody", expect=3)
+            self.cluster.ctl("describe", "job", "nobody", expect=NOT_FOUND)
 
     # --- Token files ---
 
@@ -144,31 +144,40 @@ class BadInputTest(unittest.TestCase):
                 stream.write(content)
             yield what, path, words
 
-    def test_lying_token_file_is_found_before_training(self):
+    def test_lying_token_file_is_refused(self):
         for what, path, words in self.lying_token_files():
-            with self.subTest(tokens=what):
-                with Unchanged(self, self.cluster):
-                    result = self.cluster.ctl("data", "info", path, expect=None)
+            job = self.cluster.job_file("badtokens", data={"token_file": path})
+            with self.subTest(tokens=what), Unchanged(self, self.cluster):
+                for command in (("data", "info", path), ("data", "verify", path),
+                                ("submit", "-f", job)):
+                    result = self.cluster.ctl(*command, expect=None)
                     self.refused(result, (ERROR,), words)
-                self.job_fails_on(path, r"lying\.tokens")
+                    self.assertIn("lying.tokens", result.stderr)
 
     def test_token_file_that_is_not_there_is_named(self):
-        self.job_fails_on(self.path("missing.tokens"), r"missing\.tokens")
+        job = self.cluster.job_file("badtokens", data={"token_file": self.path("missing.tokens")})
+        with Unchanged(self, self.cluster):
+            result = self.cluster.ctl("submit", "-f", job, expect=None)
+            self.refused(result, (NOT_FOUND,), r"missing\.tokens")
 
-    def job_fails_on(self, token_file, words):
-        """The job is refused at once, or fails at its start with the reason; nothing hangs."""
-        name = "badtokens"
-        file = self.cluster.job_file(name, data={"token_file": token_file},
-                                     restart={"max_restarts_without_progress": 0})
-        result = self.cluster.ctl("submit", "-f", file, "--wait", expect=None, seconds=90)
-        if result.returncode in (USAGE, REFUSED):
-            self.assertRegex(result.stderr, words)
-            return
-        self.assertEqual(result.returncode, ERROR, result.stdout + result.stderr)
-        job = self.cluster.job(name)
-        self.assertEqual(job["state"], "FAILED")
-        self.assertRegex(job["reason"], words)
-        self.assertEqual(job["step"] or 0, 0)
+    def test_token_file_damaged_while_its_job_waits_fails_the_job(self):
+        """What fathomctl saw is not what the ranks find: they look for themselves."""
+        for what, damage in (("cut short", self.cut_short), ("gone", os.remove)):
+            with self.subTest(tokens=what):
+                path = self.path("late.tokens")
+                shutil.copy(self.tokens, path)
+                self.cluster.ctl("submit", "-f", self.cluster.job_file(
+                    "first", training={"steps": 1000000}))
+                self.cluster.ctl("submit", "-f", self.cluster.job_file(
+                    "late", data={"token_file": path},
+                    restart={"max_restarts_without_progress": 0}))
+                damage(path)
+                self.cluster.ctl("cancel", "first")
+                result = self.cluster.ctl("wait", "late", expect=ERROR, seconds=90)
+                job = self.cluster.job("late")
+                self.assertEqual((job["state"], job["step"]), ("FAILED", 0))
+                self.assertIn("late.tokens", job["reason"] + result.stderr)
+                wait_until(lambda: not self.cluster.rank_pids(), 20, "its ranks are gone")
 
     # --- Checkpoints ---
 
@@ -231,9 +240,10 @@ class BadInputTest(unittest.TestCase):
     # --- Places that are not there ---
 
     def test_coordinator_that_is_not_there_is_said_to_be(self):
+        job = self.cluster.job_file()
         for address in ("127.0.0.1:1", "127.0.0.1:9"):
             with self.subTest(address=address), Unchanged(self, self.cluster):
-                for command in (("get", "jobs"), ("submit", "-f", self.cluster.job_file())):
+                for command in (("get", "jobs"), ("submit", "-f", job)):
                     result = self.cluster.ctl(*command, "--coordinator", address, expect=None)
                     self.refused(result, (UNREACHABLE,), re.escape(address))
 
@@ -314,19 +324,22 @@ class FullDiskTest(unittest.TestCase):
                             self.SCRIPT, "sh", cluster.state, "4096"]
         with cluster:
             address = cluster.coordinator()["address"]
+            job = cluster.job_file("unlogged")
             # A file that fills what is left, seen from inside the coordinator's own namespace.
-            pid = next(pid for pid, command in cluster.marked().items()
-                       if "fathom-coordinator" in command)
-            filler = f"/proc/{pid}/root{cluster.state}/filler"
+            filler = cluster.inside("filler")
             with self.assertRaises(OSError):
                 with open(filler, "wb", buffering=0) as stream:
                     while True:
                         stream.write(b"x" * 4096)
-            result = cluster.ctl("submit", "-f", cluster.job_file("unlogged"),
-                                 "--coordinator", address, expect=None)
+            result = cluster.ctl("submit", "-f", job, "--coordinator", address, expect=None)
             self.assertNotEqual(result.returncode, OK, "acknowledged what is not durable")
             self.assertRegex(result.stderr, r"full|space|durable")
             os.remove(filler)
+            # Given space again it takes the same job, and has no other.
+            cluster.ctl("submit", "-f", job, "--coordinator", address)
+            self.assertEqual(
+                [item["name"] for item in cluster.items("get", "jobs", "--coordinator", address)],
+                ["unlogged"])
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ class Cluster:
         left = self.kill_marked()
         if kind is None:
             shutil.rmtree(self.folder, ignore_errors=True)
-            if left:
+            if left and not self.launcher:  # `down` doesn't see into a namespace
                 raise AssertionError(f"`local down` left processes behind: {left}")
         else:
             print(f"state kept in {self.folder}", flush=True)
@@ -137,9 +137,13 @@ class Cluster:
 
     def coordinator(self):
         """What the coordinator says of itself in its state folder: address, metrics_address, pid."""
-        with open(os.path.join(self.state, "coordinator", "coordinator.json"),
-                  encoding="utf-8") as stream:
+        with open(self.inside("coordinator/coordinator.json"), encoding="utf-8") as stream:
             return json.load(stream)
+
+    def inside(self, path):
+        """A path of the state folder as the coordinator sees it, in a mount namespace or not."""
+        pid = next(pid for pid, command in self.marked().items() if "fathom-coordinator" in command)
+        return f"/proc/{pid}/root{self.state}/{path}"
 
     # --- Jobs ---
 
@@ -197,21 +201,22 @@ class Cluster:
     # --- Processes ---
 
     def marked(self):
-        """{pid: command line} of every process that carries this cluster's mark or its folder."""
+        """{pid: command line} of every process of this cluster: one that carries its mark, has its
+        folder on its command line, or writes into it, as a rank without an environment does."""
         found = {}
         for entry in os.listdir("/proc"):
             if not entry.isdigit() or int(entry) == os.getpid():
                 continue
             try:
-                with open(f"/proc/{entry}/environ", "rb") as stream:
-                    environment = stream.read()
                 with open(f"/proc/{entry}/cmdline", "rb") as stream:
-                    command = stream.read().replace(b"\0", b" ").decode(errors="replace")
+                    command = stream.read().replace(b"\0", b" ").decode(errors="replace").strip()
+                with open(f"/proc/{entry}/environ", "rb") as stream:
+                    marked = f"{MARK}={self._mark}".encode() in stream.read().split(b"\0")
+                output = os.readlink(f"/proc/{entry}/fd/2")
             except OSError:
                 continue
-            if command and (f"{MARK}={self._mark}".encode() in environment.split(b"\0") or
-                            self.state in command):
-                found[int(entry)] = command.strip()
+            if command and (marked or self.state in command or output.startswith(self.state)):
+                found[int(entry)] = command
         return found
 
     def kill_marked(self):

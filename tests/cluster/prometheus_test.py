@@ -115,6 +115,7 @@ class PrometheusTest(unittest.TestCase):
         cluster = cls.cluster
         cls.coordinator = cluster.coordinator()["metrics_address"]
         cls.prometheus = cls.enterClassContext(Prometheus(cluster, cls.coordinator))
+        cluster.train("short", training={"steps": 2})  # so that ranks have ended, too
         cluster.ctl("submit", "-f", cluster.job_file(
             "watched", parallelism={"pipeline": 2, "expert": 2},
             training={"steps": 1000000, "validation_every": 5},
