@@ -4,13 +4,17 @@
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <deque>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
+#include "common/base/atomic_file.h"
 #include "proto/fathom/v1/worker.grpc.pb.h"
 #include "worker/agent/backoff.h"
 
@@ -91,6 +95,7 @@ class SynchronizeClientTest : public ::testing::Test {
     ASSERT_NO_FATAL_FAILURE(StartServer(0));
     SynchronizeOptions options;
     options.coordinator_address = absl::StrCat("127.0.0.1:", port_);
+    options.tls = tls_.has_value() ? &*tls_ : nullptr;
     options.seed = 7;
     options.shortest_wait = absl::Milliseconds(1);
     options.longest_wait = absl::Milliseconds(10);
@@ -122,8 +127,7 @@ class SynchronizeClientTest : public ::testing::Test {
 
   void StartServer(int port) {
     grpc::ServerBuilder builder;
-    builder.AddListeningPort(absl::StrCat("127.0.0.1:", port), grpc::InsecureServerCredentials(),
-                             &port_);
+    builder.AddListeningPort(absl::StrCat("127.0.0.1:", port), credentials_, &port_);
     builder.RegisterService(&coordinator_);
     server_ = builder.BuildAndStart();
     ASSERT_NE(server_, nullptr);
@@ -167,6 +171,8 @@ class SynchronizeClientTest : public ::testing::Test {
   }
 
   FakeCoordinator coordinator_;
+  std::shared_ptr<grpc::ServerCredentials> credentials_ = grpc::InsecureServerCredentials();
+  std::optional<v1::Tls> tls_;
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;
 
@@ -273,6 +279,39 @@ TEST_F(SynchronizeClientTest, StopWithoutACoordinator_ReturnsAtOnce) {
 TEST_F(SynchronizeClientTest, StopBeforeAnyReport_ReturnsAtOnce) {
   client_->Stop(absl::Hours(1));
   EXPECT_EQ(coordinator_.streams(), 0);
+}
+
+// A coordinator that speaks only with those whose certificate it knows. One certificate, which
+// signed itself, serves all three sides here.
+class TlsSynchronizeClientTest : public SynchronizeClientTest {
+ protected:
+  void SetUp() override {
+    std::string folder = absl::StrCat(::testing::TempDir(), "/tls.XXXXXX");
+    ASSERT_NE(::mkdtemp(folder.data()), nullptr);
+    tls_.emplace();
+    tls_->set_key_file(folder + "/key.pem");
+    tls_->set_certificate_file(folder + "/certificate.pem");
+    tls_->set_ca_file(folder + "/certificate.pem");
+    const std::string command = absl::StrCat(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 "
+        "-subj /CN=fathom -addext subjectAltName=IP:127.0.0.1 -keyout ",
+        tls_->key_file(), " -out ", tls_->certificate_file(), " 2>&1");
+    ASSERT_EQ(std::system(command.c_str()), 0);
+    grpc::SslServerCredentialsOptions server(
+        GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+    server.pem_root_certs = *ReadFile(tls_->ca_file(), 1 << 20);
+    server.pem_key_cert_pairs.push_back(
+        {*ReadFile(tls_->key_file(), 1 << 20), server.pem_root_certs});
+    credentials_ = grpc::SslServerCredentials(server);
+    SynchronizeClientTest::SetUp();
+  }
+};
+
+TEST_F(TlsSynchronizeClientTest, KnownCertificates_LetBothSidesSpeak) {
+  coordinator_.Answer(Desired(5, 60'000));
+  client_->Report(Report(11), true);
+  EXPECT_EQ(coordinator_.AwaitReport().incarnation(), 11);
+  EXPECT_EQ(AwaitDesired(1)[0].version(), 5u);
 }
 
 TEST(SynchronizeClientTlsTest, MissingCertificate_IsAnErrorThatNamesTheFile) {
