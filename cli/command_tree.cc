@@ -13,12 +13,13 @@ namespace fathom::cli {
 namespace {
 
 constexpr double kSecondsMax = 1e9;
+constexpr char kFooter[] =
+    "Options of every command, such as -o and --coordinator: fathomctl --help\n";
 
 class CommandTree {
  public:
   CommandTree() : app_("Trains DeepSeek-V3-shaped models on a cluster.", "fathomctl") {
     app_.fallthrough();
-    app_.require_subcommand(1);
     app_.footer(ExitCodeHelp());
     app_.set_help_flag("-h,--help", "Print this help");
     AddGlobalOptions();
@@ -41,7 +42,7 @@ class CommandTree {
     try {
       app_.parse(std::move(arguments));
     } catch (const CLI::CallForHelp&) {
-      parsed.help = Deepest().help();
+      parsed.help = app_.help();
       return parsed;
     } catch (const CLI::ParseError& error) {
       return absl::InvalidArgumentError(
@@ -50,6 +51,10 @@ class CommandTree {
     }
     for (const auto& [command_app, command] : commands_) {
       if (command_app->parsed()) options_.command = command;
+    }
+    if (options_.command == Command::kNone) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(PathOf(Deepest()), " needs a command; see ", PathOf(Deepest()), " --help"));
     }
     for (size_t i = 0; i < OutputFormatNames().size(); ++i) {
       if (OutputFormatNames()[i] == output_) options_.global.output = static_cast<OutputFormat>(i);
@@ -63,13 +68,14 @@ class CommandTree {
  private:
   CLI::App* Group(CLI::App* parent, const std::string& name, const std::string& help) {
     CLI::App* group = parent->add_subcommand(name, help);
-    group->require_subcommand(1);
+    group->footer(kFooter);
     return group;
   }
 
   CLI::App* Leaf(CLI::App* parent, const std::string& name, Command command,
                  const std::string& help) {
     CLI::App* leaf = parent->add_subcommand(name, help);
+    leaf->footer(kFooter);
     commands_.emplace_back(leaf, command);
     return leaf;
   }

@@ -178,7 +178,7 @@ std::string SourceText(const PrepareRequest& request) {
 
 absl::StatusOr<data::TokenFileInfo> PrepareTokenFile(const PrepareRequest& request) {
   FATHOM_ASSIGN_OR_RETURN(const std::unique_ptr<data::Tokenizer> tokenizer,
-                          data::MakeTokenizer(request.tokenizer));
+                          data::MakeTokenizer(request.tokenizer, request.sentencepiece_program));
   // All inputs are opened first: one that isn't there costs no work.
   std::vector<Input> inputs;
   int64_t total_bytes = 0;

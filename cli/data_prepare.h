@@ -16,8 +16,9 @@ namespace fathom::cli {
 struct PrepareRequest {
   std::vector<std::string> inputs;  // paths; "-": standard input
   std::string output;
-  std::string tokenizer;  // as data::MakeTokenizer
-  std::string source;     // what stands in the header; empty: the inputs' names
+  std::string tokenizer;              // as data::MakeTokenizer
+  std::string sentencepiece_program;  // not needed for bytes
+  std::string source;                 // what stands in the header; empty: the inputs' names
   double validation_fraction = 0;
   bool allow_binary = false;
 };

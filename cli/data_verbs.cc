@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "cli/data_prepare.h"
+#include "cli/find_program.h"
 #include "cli/render.h"
 #include "common/base/status_util.h"
 #include "common/data/token_file.h"
@@ -69,6 +70,11 @@ absl::Status RunDataPrepare(const DataOptions& options, Session& session) {
   request.inputs = options.inputs;
   request.output = options.file;
   request.tokenizer = options.tokenizer;
+  if (options.tokenizer != "bytes") {
+    FATHOM_ASSIGN_OR_RETURN(
+        request.sentencepiece_program,
+        FindProgram(session.environment(), "fathom-sentencepiece", "common/data"));
+  }
   request.source = options.source;
   request.validation_fraction = options.validation_fraction;
   request.allow_binary = options.allow_binary;

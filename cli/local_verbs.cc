@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "cli/cluster_record.h"
 #include "cli/daemon_process.h"
+#include "cli/find_program.h"
 #include "cli/render.h"
 #include "cli/resources.h"
 #include "common/base/atomic_file.h"
@@ -134,7 +134,7 @@ class Starter {
     if (IsAlive(daemon.process)) return absl::OkStatus();
     FATHOM_ASSIGN_OR_RETURN(
         const std::string program,
-        FindDaemon(session_.environment(), "fathom-coordinator", "coordinator/service"));
+        FindProgram(session_.environment(), "fathom-coordinator", "coordinator/service"));
     const std::string state = CoordinatorStateFolder(folder_);
     // A new one comes back where the nodes look for it.
     const int port = options_.coordinator_port >= 0 ? options_.coordinator_port : kDefaultPort;
@@ -163,7 +163,7 @@ class Starter {
     if (IsAlive(daemon.process)) return absl::OkStatus();
     daemon.spare = spare;
     FATHOM_ASSIGN_OR_RETURN(const std::string program,
-                            FindDaemon(session_.environment(), "fathom-worker", "worker/agent"));
+                            FindProgram(session_.environment(), "fathom-worker", "worker/agent"));
     std::vector<std::string> arguments = {program,
                                           "--coordinator-address",
                                           record_.address,
@@ -282,21 +282,6 @@ Table StatusTable(const ClusterRecord& record,
 }
 
 }  // namespace
-
-absl::StatusOr<std::string> FindDaemon(const Environment& environment, const std::string& name,
-                                       const std::string& bazel_folder) {
-  std::vector<std::string> candidates;
-  const std::string named = environment.variable("FATHOM_BIN_DIR");
-  if (!named.empty()) candidates.push_back(absl::StrCat(named, "/", name));
-  candidates.push_back(absl::StrCat(environment.program_folder, "/", name));
-  candidates.push_back(absl::StrCat(environment.program_folder, "/../", bazel_folder, "/", name));
-  for (const std::string& candidate : candidates) {
-    if (access(candidate.c_str(), X_OK) == 0) return candidate;
-  }
-  return absl::NotFoundError(absl::StrCat("no program ", name, " (looked for ",
-                                          absl::StrJoin(candidates, ", "),
-                                          "); build it, or name its folder in $FATHOM_BIN_DIR"));
-}
 
 absl::Status RunLocalUp(const LocalUpOptions& options, Session& session) {
   const std::string folder = StateFolder(session);

@@ -6,10 +6,7 @@
 #ifndef FATHOM_CLI_LOCAL_VERBS_H_
 #define FATHOM_CLI_LOCAL_VERBS_H_
 
-#include <string>
-
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "cli/options.h"
 #include "cli/session.h"
 
@@ -24,10 +21,6 @@ absl::Status RunLocalDown(const LocalDownOptions& options, Session& session);
 
 // UNAVAILABLE, after the table: some daemon doesn't run.
 absl::Status RunLocalStatus(Session& session);
-
-// The path of a daemon's program: in $FATHOM_BIN_DIR, beside fathomctl, or where Bazel builds it.
-absl::StatusOr<std::string> FindDaemon(const Environment& environment, const std::string& name,
-                                       const std::string& bazel_folder);
 
 }  // namespace fathom::cli
 

@@ -18,6 +18,12 @@ namespace {
 constexpr absl::Duration kCallLimit = absl::Seconds(20);
 constexpr int64_t kPemBytesMax = 1 << 20;
 
+// gRPC tells the whole way down to the cause, which comes last: "...: Connection refused".
+std::string LastPart(const std::string& message) {
+  const size_t colon = message.rfind(": ");
+  return colon == std::string::npos ? message : message.substr(colon + 2);
+}
+
 class GrpcOperatorClient final : public OperatorClient {
  public:
   GrpcOperatorClient(std::string address, std::shared_ptr<grpc::Channel> channel)
@@ -85,7 +91,7 @@ class GrpcOperatorClient final : public OperatorClient {
     const auto code = static_cast<absl::StatusCode>(status.error_code());
     if (code == absl::StatusCode::kUnavailable) {
       return FromCoordinator(absl::UnavailableError(absl::StrCat(
-          "the coordinator at ", address_, " can't be reached (", status.error_message(),
+          "the coordinator at ", address_, " can't be reached (", LastPart(status.error_message()),
           "); start one with fathomctl local up, or name it with --coordinator")));
     }
     if (code == absl::StatusCode::kDeadlineExceeded) {

@@ -86,6 +86,20 @@ TEST(SentencePieceTokenizerTest, MissingOrForeignFile_IsNamed) {
   EXPECT_THAT(std::string(foreign.status().message()), HasSubstr("not a SentencePiece model"));
 }
 
+TEST(SentencePieceProcessTest, LongDocument_ComesBackWhole) {
+  const std::string prefix = testing::TempDir() + "/long";
+  ASSERT_EQ(TrainSentencePiece(WriteCorpus(), prefix, 320, true), "");
+  const auto process = SentencePieceProcess::Start(kProgram, prefix + ".model");
+  ASSERT_TRUE(process.ok()) << process.status();
+  std::string text = "the";
+  for (int i = 0; i < 200'000; ++i) text += i % 7 == 0 ? " fathoms" : " deep";
+  std::vector<int32_t> ids;
+  ASSERT_TRUE((*process)->Encode(text, ids).ok());
+  const auto back = (*process)->Decode(ids);
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_TRUE(*back == text);
+}
+
 TEST(SentencePieceFramesTest, LyingLengthOrClosedSocket_EndsTheConversation) {
   int ends[2];
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
