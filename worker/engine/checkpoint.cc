@@ -120,8 +120,8 @@ void CheckpointWriter::Begin(int64_t step) {
   for (HashedTensor& tensor : hashed_) copy(tensor.copy);
   progress_ = Progress::kWriting;
   thread_ = std::thread([this, step] {
-    error_ = WithContext(Write(step), absl::StrCat("saving the shard of rank ", parts_->rank,
-                                                   " at step ", step));
+    error_ = WithContext(
+        Write(step), absl::StrCat("saving the shard of rank ", parts_->rank, " at step ", step));
     progress_ = error_.ok() ? Progress::kDurable : Progress::kFailed;
   });
 }
@@ -149,9 +149,8 @@ absl::Status CheckpointWriter::Write(int64_t step) {
   index.mutable_shard()->set_sha256(digest.sha256);
   for (const v1::Piece& piece : pieces_) *index.mutable_shard()->add_pieces() = piece;
   for (const HashedTensor& tensor : hashed_) {
-    (*index.mutable_tensor_sha256())[tensor.name] =
-        Sha256Hex({reinterpret_cast<const char*>(tensor.copy.bytes.data()),
-                   tensor.copy.bytes.size()});
+    (*index.mutable_tensor_sha256())[tensor.name] = Sha256Hex(
+        {reinterpret_cast<const char*>(tensor.copy.bytes.data()), tensor.copy.bytes.size()});
   }
   std::string text;
   if (!google::protobuf::util::MessageToJsonString(index, &text).ok()) {
@@ -196,7 +195,8 @@ void CheckpointWriter::RemoveOld(int64_t newest) const {
     const std::string name = entry.path().filename().string();
     absl::string_view digits = name;
     int64_t step = 0;
-    if (absl::ConsumePrefix(&digits, "step-") && absl::SimpleAtoi(digits, &step) && step <= newest) {
+    if (absl::ConsumePrefix(&digits, "step-") && absl::SimpleAtoi(digits, &step) &&
+        step <= newest) {
       folders[step] = entry.path();
     }
   }
@@ -260,7 +260,8 @@ absl::StatusOr<RestoredState> LoadCheckpoint(const std::string& manifest, RankPa
     if (block.kind != ParameterKind::kRouterBias) continue;
     for (Parameter& parameter : block.parameters) {
       std::vector<float> values(parameter.spec.size());
-      FATHOM_RETURN_IF_ERROR(reader.ReadTensorRange(parameter.spec.name, 0, absl::MakeSpan(values)));
+      FATHOM_RETURN_IF_ERROR(
+          reader.ReadTensorRange(parameter.spec.name, 0, absl::MakeSpan(values)));
       parts->ops->CopyFromHost(parameter.weight.data, values.data(), values.size() * sizeof(float));
     }
   }

@@ -1,9 +1,9 @@
 // Checkpoints of a rank: its shard written behind the training, and state read back at any layout.
 //
-// Begin copies what the rank owns (its part of the master weights and moments, and the routers' biases
-// where it speaks for them) and returns; a thread writes the shard and an index beside it. Once every
-// rank's shard is durable, rank 0 publishes: it gathers the indices into the manifest. A folder without
-// a manifest is no checkpoint.
+// Begin copies what the rank owns (its part of the master weights and moments, and the routers'
+// biases where it speaks for them) and returns; a thread writes the shard and an index beside it.
+// Once every rank's shard is durable, rank 0 publishes: it gathers the indices into the manifest. A
+// folder without a manifest is no checkpoint.
 //
 //   <directory>/step-00000100/rank-00000.safetensors, rank-00000.json, ..., manifest.json
 #ifndef FATHOM_WORKER_ENGINE_CHECKPOINT_H_

@@ -12,10 +12,10 @@ absl::StatusOr<DataReader> DataReader::Open(const v1::JobSpec& spec,
   FATHOM_ASSIGN_OR_RETURN(data::TokenFile file, data::TokenFile::Open(spec.data().token_file()));
   const data::TokenFileInfo info = file.info();
   if (info.vocab_size > model.vocab_size) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(spec.data().token_file(), ": its tokens need a vocabulary of ", info.vocab_size,
-                     ", the model has vocab_size ", model.vocab_size,
-                     "; raise spec.model.vocab_size or prepare the data with a smaller vocabulary"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        spec.data().token_file(), ": its tokens need a vocabulary of ", info.vocab_size,
+        ", the model has vocab_size ", model.vocab_size,
+        "; raise spec.model.vocab_size or prepare the data with a smaller vocabulary"));
   }
   DataReader reader(std::move(file));
   reader.shape_ = {spec.data().sequence_length(), model.num_nextn_predict_layers};

@@ -1,5 +1,5 @@
-// The samples of a step for one lane, read from a token file: a function of (seed, step), so that a step
-// redone reads the same tokens.
+// The samples of a step for one lane, read from a token file: a function of (seed, step), so that a
+// step redone reads the same tokens.
 #ifndef FATHOM_WORKER_ENGINE_DATA_READER_H_
 #define FATHOM_WORKER_ENGINE_DATA_READER_H_
 
@@ -16,8 +16,8 @@ namespace fathom::engine {
 
 // Micro-batches of one lane in one step (or one validation), in lane order.
 struct LaneBatch {
-  std::vector<int32_t> tokens;      // [micro_batches, sequences, sample_length]
-  int64_t micro_batch_tokens = 0;   // sequences * sample_length
+  std::vector<int32_t> tokens;     // [micro_batches, sequences, sample_length]
+  int64_t micro_batch_tokens = 0;  // sequences * sample_length
 
   const int32_t* micro_batch(int64_t index) const {
     return tokens.data() + index * micro_batch_tokens;
@@ -36,8 +36,8 @@ class DataReader {
 
   // Whether there is a held-out part to validate on.
   bool has_validation() const { return validation_windows_ > 0; }
-  // The first validation windows, in order over lanes and micro-batches, beginning again from the first
-  // when there are too few.
+  // The first validation windows, in order over lanes and micro-batches, beginning again from the
+  // first when there are too few.
   absl::Status ReadValidation(int64_t lane, int64_t micro_batches, LaneBatch* batch) const;
 
  private:

@@ -12,8 +12,8 @@
 
 namespace fathom::engine {
 
-// Name of a stage's lane, under which its channels stand in the layout. A rank's two stages have lanes
-// of their own, so that a forward of one and a backward of the other never share a queue.
+// Name of a stage's lane, under which its channels stand in the layout. A rank's two stages have
+// lanes of their own, so that a forward of one and a backward of the other never share a queue.
 std::string LaneName(int stage, model::Lane lane);
 
 class ExchangeAdapter : public model::ExpertExchange {

@@ -15,7 +15,8 @@ double Mean(absl::Span<const double> values) {
 }  // namespace
 
 void UpdateRouterBias(absl::Span<const double> loads, double speed, absl::Span<float> bias) {
-  FATHOM_CHECK(loads.size() == bias.size()) << loads.size() << " loads, " << bias.size() << " biases";
+  FATHOM_CHECK(loads.size() == bias.size())
+      << loads.size() << " loads, " << bias.size() << " biases";
   const double mean = Mean(loads);
   for (size_t i = 0; i < loads.size(); ++i) {
     const double error = mean - loads[i];

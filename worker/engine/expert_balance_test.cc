@@ -1,8 +1,8 @@
 #include "worker/engine/expert_balance.h"
 
-#include <vector>
-
 #include <gtest/gtest.h>
+
+#include <vector>
 
 namespace fathom::engine {
 namespace {

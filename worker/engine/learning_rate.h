@@ -1,5 +1,5 @@
-// The learning rate of a step: linear warm-up from 0, constant at the peak, then a cosine down to the
-// final rate at the last step (DeepSeek-V3 report, section 4.2).
+// The learning rate of a step: linear warm-up from 0, constant at the peak, then a cosine down to
+// the final rate at the last step (DeepSeek-V3 report, section 4.2).
 #ifndef FATHOM_WORKER_ENGINE_LEARNING_RATE_H_
 #define FATHOM_WORKER_ENGINE_LEARNING_RATE_H_
 

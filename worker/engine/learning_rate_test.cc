@@ -17,7 +17,8 @@ v1::Training Settings() {
 
 TEST(LearningRate, DuringWarmup_RisesLinearlyToThePeak) {
   const v1::Training training = Settings();
-  for (int step = 1; step <= 10; ++step) EXPECT_DOUBLE_EQ(LearningRate(training, step), step / 10.0);
+  for (int step = 1; step <= 10; ++step)
+    EXPECT_DOUBLE_EQ(LearningRate(training, step), step / 10.0);
 }
 
 TEST(LearningRate, BetweenWarmupAndDecay_IsThePeak) {

@@ -9,15 +9,16 @@
 
 int main(int argc, char** argv) {
   if (argc != 2 || std::strcmp(argv[1], "--channel-fd=3") != 0) {
-    std::fprintf(stderr,
-                 "fathom-rank: started by the node's daemon (fathom-worker) with --channel-fd=3 and a "
-                 "channel there; not meant to be run by hand\n");
+    std::fprintf(
+        stderr,
+        "fathom-rank: started by the node's daemon (fathom-worker) with --channel-fd=3 and a "
+        "channel there; not meant to be run by hand\n");
     return 2;
   }
   std::signal(SIGPIPE, SIG_IGN);
   const fathom::RealClock clock;
-  const absl::Status status = fathom::engine::RunRankSession(
-      fathom::RankChannel::FromFd(fathom::kRankChannelFd), &clock);
+  const absl::Status status =
+      fathom::engine::RunRankSession(fathom::RankChannel::FromFd(fathom::kRankChannelFd), &clock);
   if (!status.ok()) std::fprintf(stderr, "fathom-rank: %s\n", status.ToString().c_str());
   return status.ok() ? 0 : 1;
 }

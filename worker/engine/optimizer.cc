@@ -75,11 +75,11 @@ void Optimizer::Initialise(double initializer_range, uint64_t seed) {
 absl::Status Optimizer::ReduceGradients() {
   for (OptimizerShard& shard : shards_) {
     float* gradients = static_cast<float*>(shard.block->gradients.data);
-    FATHOM_RETURN_IF_ERROR(WithContext(
-        shard.group->ReduceScatter({gradients, static_cast<size_t>(shard.block->size())},
-                                   shard.parts,
-                                   {gradients + shard.own.begin, static_cast<size_t>(shard.own.size())}),
-        absl::StrCat("summing gradients of stage ", shard.block->stage)));
+    FATHOM_RETURN_IF_ERROR(
+        WithContext(shard.group->ReduceScatter(
+                        {gradients, static_cast<size_t>(shard.block->size())}, shard.parts,
+                        {gradients + shard.own.begin, static_cast<size_t>(shard.own.size())}),
+                    absl::StrCat("summing gradients of stage ", shard.block->stage)));
   }
   return absl::OkStatus();
 }
@@ -114,11 +114,11 @@ void Optimizer::RoundMasters() {
 absl::Status Optimizer::GatherWeights() {
   for (OptimizerShard& shard : shards_) {
     const int64_t element = kernels::SizeOf(shard.block->weights.dtype);
-    FATHOM_RETURN_IF_ERROR(WithContext(
-        shard.group->AllGather({static_cast<std::byte*>(shard.block->weights.data),
-                                static_cast<size_t>(shard.block->size() * element)},
-                               element, shard.parts),
-        absl::StrCat("gathering weights of stage ", shard.block->stage)));
+    FATHOM_RETURN_IF_ERROR(
+        WithContext(shard.group->AllGather({static_cast<std::byte*>(shard.block->weights.data),
+                                            static_cast<size_t>(shard.block->size() * element)},
+                                           element, shard.parts),
+                    absl::StrCat("gathering weights of stage ", shard.block->stage)));
   }
   return absl::OkStatus();
 }

@@ -1,9 +1,9 @@
 // AdamW with its state sharded over the data-parallel group (ZeRO-1).
 //
-// A block of parameters is held by every rank of a group. Each member owns one contiguous part of it:
-// there it keeps the FP32 master weights and AdamW's moments, there the group's gradients are summed (in
-// group order, so the bits don't depend on what arrives first), and from there the updated weights go
-// back to the others.
+// A block of parameters is held by every rank of a group. Each member owns one contiguous part of
+// it: there it keeps the FP32 master weights and AdamW's moments, there the group's gradients are
+// summed (in group order, so the bits don't depend on what arrives first), and from there the
+// updated weights go back to the others.
 #ifndef FATHOM_WORKER_ENGINE_OPTIMIZER_H_
 #define FATHOM_WORKER_ENGINE_OPTIMIZER_H_
 
@@ -33,7 +33,8 @@ struct OptimizerShard {
 
 class Optimizer {
  public:
-  // `dense` is the group of ranks that hold this rank's stages, `experts` of those that hold its experts.
+  // `dense` is the group of ranks that hold this rank's stages, `experts` of those that hold its
+  // experts.
   Optimizer(kernels::Ops* ops, model::ParameterStore* store, transport::Group* dense,
             transport::Group* experts, const model::PrecisionRecipe& recipe);
   ~Optimizer();
@@ -46,7 +47,8 @@ class Optimizer {
   // Sums each block's gradients over its group into the owner's part.
   absl::Status ReduceGradients();
 
-  // Of the summed gradients in this rank's parts. Over all ranks these add up to the whole gradient's.
+  // Of the summed gradients in this rank's parts. Over all ranks these add up to the whole
+  // gradient's.
   double SumOfSquares();
 
   // Updates masters and moments, and this rank's part of the weights.
@@ -69,9 +71,8 @@ class Optimizer {
 template <typename Visit>
 void ForEachTensor(const model::ParameterBlock& block, transport::Range own, Visit visit) {
   for (const model::Parameter& parameter : block.parameters) {
-    const transport::Range range = {
-        std::max(own.begin, parameter.offset),
-        std::min(own.end, parameter.offset + parameter.spec.size())};
+    const transport::Range range = {std::max(own.begin, parameter.offset),
+                                    std::min(own.end, parameter.offset + parameter.spec.size())};
     if (range.begin < range.end) visit(parameter, range);
   }
 }

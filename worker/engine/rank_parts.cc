@@ -22,8 +22,8 @@ using model::StageSlice;
 
 namespace {
 
-// Elements of one round of a collective between a pair of ranks: large enough that a round's fixed cost
-// doesn't show, small enough that windows of many peers stay small.
+// Elements of one round of a collective between a pair of ranks: large enough that a round's fixed
+// cost doesn't show, small enough that windows of many peers stay small.
 constexpr uint64_t kCollectiveSlotBytes = uint64_t{256} << 10;
 
 DType ActivationType(const model::PrecisionRecipe& recipe) {
@@ -74,8 +74,7 @@ absl::Status AddPipelineChannels(const v1::Plan& plan, std::vector<transport::Ch
       if (next < 0) continue;
       specs->push_back(
           {PipelineChannel("activations.", direction), rank.rank(), next, slots, bytes});
-      specs->push_back(
-          {PipelineChannel("gradients.", direction), next, rank.rank(), slots, bytes});
+      specs->push_back({PipelineChannel("gradients.", direction), next, rank.rank(), slots, bytes});
     }
   }
   return absl::OkStatus();
@@ -241,9 +240,9 @@ absl::Status ConnectRank(const transport::ChannelLayout& layout,
                                                plan.ranks(rank).expert_rank(),
                                                ActivationType(parts->recipe), DType::kF32);
   FATHOM_RETURN_IF_ERROR(BuildStages(parts));
-  parts->optimizer = std::make_unique<Optimizer>(parts->ops.get(), parts->store.get(),
-                                                 parts->dense.get(), parts->experts.get(),
-                                                 parts->recipe);
+  parts->optimizer =
+      std::make_unique<Optimizer>(parts->ops.get(), parts->store.get(), parts->dense.get(),
+                                  parts->experts.get(), parts->recipe);
   return absl::OkStatus();
 }
 

@@ -21,8 +21,8 @@
 namespace fathom::engine {
 namespace {
 
-// Reads the daemon's commands on a thread of its own, because the training thread may be waiting for a
-// peer when the order to stop arrives.
+// Reads the daemon's commands on a thread of its own, because the training thread may be waiting
+// for a peer when the order to stop arrives.
 class CommandReader {
  public:
   explicit CommandReader(RankChannel* channel) : channel_(channel) {}
@@ -160,8 +160,7 @@ absl::Status Train(const v1::RankStart& start, RankChannel* channel, CommandRead
   v1::RankEvent listening;
   listening.set_listening(rendezvous->endpoint());
   FATHOM_RETURN_IF_ERROR(channel->Send(listening));
-  FATHOM_ASSIGN_OR_RETURN(const std::vector<transport::PeerAddress> peers,
-                          reader->WaitForPeers());
+  FATHOM_ASSIGN_OR_RETURN(const std::vector<transport::PeerAddress> peers, reader->WaitForPeers());
 
   const v1::RestartPolicy& policy = start.plan().spec().restart();
   transport::RendezvousOptions options;

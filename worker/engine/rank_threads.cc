@@ -20,42 +20,6 @@
 namespace fathom::engine {
 namespace {
 
-// Contiguous stages of near-equal layer counts, experts in equal runs, ranks in numbered nodes.
-v1::Plan PlanFor(const v1::JobSpec& spec, const JobSetting& setting) {
-  v1::Plan plan;
-  plan.set_job("test-1");
-  plan.set_epoch(1);
-  *plan.mutable_spec() = spec;
-  const int pipeline = spec.parallelism().pipeline();
-  const int64_t layers = spec.model().num_hidden_layers();
-  for (int stage = 0; stage < pipeline; ++stage) {
-    v1::Stage* out = plan.add_stages();
-    out->set_index(stage);
-    out->set_first_layer(layers * stage / pipeline);
-    out->set_layer_count(layers * (stage + 1) / pipeline - out->first_layer());
-    out->set_has_embedding(stage == 0);
-    out->set_has_head(stage == pipeline - 1);
-  }
-  const int expert = spec.parallelism().expert();
-  const int ranks = pipeline * expert * spec.parallelism().replicas();
-  for (int rank = 0; rank < ranks; ++rank) {
-    v1::RankAssignment* out = plan.add_ranks();
-    out->set_rank(rank);
-    out->set_node(absl::StrCat("node", rank / setting.ranks_per_node));
-    out->set_device(rank % setting.ranks_per_node);
-    out->set_pipeline_rank(rank % pipeline);
-    out->set_expert_rank(rank / pipeline % expert);
-    out->set_replica(rank / pipeline / expert);
-  }
-  for (int64_t e = 0; e < spec.model().n_routed_experts(); ++e) {
-    plan.add_expert_owner(static_cast<int>(e * expert / spec.model().n_routed_experts()));
-  }
-  if (!setting.resume_manifest.empty()) {
-    plan.mutable_resume()->set_manifest(setting.resume_manifest);
-  }
-  return plan;
-}
-
 class Collector : public TrainObserver {
  public:
   explicit Collector(JobResult* result) : result_(result) {}
@@ -158,7 +122,8 @@ std::string WriteTestTokens(int64_t tokens) {
   auto writer = data::TokenFileWriter::Create(path, data::TokenizerKind::kBytes, 257, 256);
   EXPECT_TRUE(writer.ok()) << writer.status();
   // Words drawn from a small vocabulary by a fixed linear congruential sequence.
-  const std::string words[] = {"the ", "pipe ", "of ", "experts ", "learns ", "a ", "stage ", "and "};
+  const std::string words[] = {"the ",    "pipe ", "of ",    "experts ",
+                               "learns ", "a ",    "stage ", "and "};
   uint64_t state = 12345;
   for (const data::Split split : {data::Split::kTraining, data::Split::kValidation}) {
     std::vector<int32_t> document;
@@ -190,6 +155,41 @@ v1::JobSpec ToySpec(const std::string& token_file) {
   const absl::StatusOr<v1::Job> resolved = plan::ResolveJob(job);
   EXPECT_TRUE(resolved.ok()) << resolved.status();
   return resolved.ok() ? resolved->spec() : spec;
+}
+
+v1::Plan PlanFor(const v1::JobSpec& spec, const JobSetting& setting) {
+  v1::Plan plan;
+  plan.set_job("test-1");
+  plan.set_epoch(1);
+  *plan.mutable_spec() = spec;
+  const int pipeline = spec.parallelism().pipeline();
+  const int64_t layers = spec.model().num_hidden_layers();
+  for (int stage = 0; stage < pipeline; ++stage) {
+    v1::Stage* out = plan.add_stages();
+    out->set_index(stage);
+    out->set_first_layer(layers * stage / pipeline);
+    out->set_layer_count(layers * (stage + 1) / pipeline - out->first_layer());
+    out->set_has_embedding(stage == 0);
+    out->set_has_head(stage == pipeline - 1);
+  }
+  const int expert = spec.parallelism().expert();
+  const int ranks = pipeline * expert * spec.parallelism().replicas();
+  for (int rank = 0; rank < ranks; ++rank) {
+    v1::RankAssignment* out = plan.add_ranks();
+    out->set_rank(rank);
+    out->set_node(absl::StrCat("node", rank / setting.ranks_per_node));
+    out->set_device(rank % setting.ranks_per_node);
+    out->set_pipeline_rank(rank % pipeline);
+    out->set_expert_rank(rank / pipeline % expert);
+    out->set_replica(rank / pipeline / expert);
+  }
+  for (int64_t e = 0; e < spec.model().n_routed_experts(); ++e) {
+    plan.add_expert_owner(static_cast<int>(e * expert / spec.model().n_routed_experts()));
+  }
+  if (!setting.resume_manifest.empty()) {
+    plan.mutable_resume()->set_manifest(setting.resume_manifest);
+  }
+  return plan;
 }
 
 absl::StatusOr<JobResult> RunJob(const v1::JobSpec& spec, const JobSetting& setting) {

@@ -1,5 +1,5 @@
-// A whole job inside a test: every rank is a thread with real windows between them, and what the ranks
-// hold afterwards is brought together by tensor name.
+// A whole job inside a test: every rank is a thread with real windows between them, and what the
+// ranks hold afterwards is brought together by tensor name.
 #ifndef FATHOM_WORKER_ENGINE_RANK_THREADS_H_
 #define FATHOM_WORKER_ENGINE_RANK_THREADS_H_
 
@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "proto/fathom/v1/job.pb.h"
+#include "proto/fathom/v1/plan.pb.h"
 #include "proto/fathom/v1/worker.pb.h"
 
 namespace fathom::engine {
@@ -30,8 +31,8 @@ struct JobResult {
 struct JobSetting {
   // Ranks per node, nodes numbered in rank order; ranks of different nodes meet over TCP.
   int ranks_per_node = 1 << 20;
-  int64_t stop_after = 0;             // steps to run; 0: the whole job with Run()
-  std::string checkpoint_directory;   // empty: none are saved
+  int64_t stop_after = 0;            // steps to run; 0: the whole job with Run()
+  std::string checkpoint_directory;  // empty: none are saved
   std::string resume_manifest;
 };
 
@@ -40,6 +41,9 @@ std::string WriteTestTokens(int64_t tokens);
 
 // The toy model with everything resolved: data at `token_file`.
 v1::JobSpec ToySpec(const std::string& token_file);
+
+// Contiguous stages of near-equal layer counts, experts in equal runs, ranks on numbered nodes.
+v1::Plan PlanFor(const v1::JobSpec& spec, const JobSetting& setting);
 
 // Errors: the first rank's that failed.
 absl::StatusOr<JobResult> RunJob(const v1::JobSpec& spec, const JobSetting& setting);

@@ -19,7 +19,8 @@ absl::Span<const std::byte> Bytes(const kernels::Matrix& matrix) {
 
 // A received message seen as a matrix of the shape of `like`.
 absl::StatusOr<kernels::Matrix> View(absl::Span<const std::byte> message,
-                                     const kernels::Matrix& like, const transport::ChannelSpec& spec) {
+                                     const kernels::Matrix& like,
+                                     const transport::ChannelSpec& spec) {
   if (message.size() != Bytes(like).size()) {
     return absl::InternalError(absl::StrCat("channel ", spec.name, " from rank ", spec.from,
                                             ": message of ", message.size(), " bytes where ",
@@ -36,7 +37,7 @@ struct ScheduleExecutor::Running {
   Op op;
   const Chunk* chunk = nullptr;
   std::unique_ptr<model::Pass> pass;
-  transport::ChannelReceiver* held = nullptr;  // whose message the first Advance still reads
+  transport::ChannelReceiver* held = nullptr;   // whose message the first Advance still reads
   std::unique_ptr<model::WeightWork> deferred;  // at a fixed place: the pass fills it
 
   bool forward() const { return op.kind == OpKind::kForward; }
@@ -75,8 +76,9 @@ absl::StatusOr<ScheduleLosses> ScheduleExecutor::Run(absl::Span<const schedule::
     } else if (instruction.first.kind == OpKind::kWeight) {
       status = RunWeight();
     } else {
-      status = RunToEnd(instruction.first,
-                        instruction.first.kind == OpKind::kForward ? Part::kForward : Part::kBackward);
+      status =
+          RunToEnd(instruction.first,
+                   instruction.first.kind == OpKind::kForward ? Part::kForward : Part::kBackward);
     }
     FATHOM_RETURN_IF_ERROR(WithContext(status, schedule::ToString(instruction)));
   }

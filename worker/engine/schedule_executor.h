@@ -1,8 +1,9 @@
 // Runs a rank's instruction list: the one place where the pipeline schedule meets the model.
 //
-// Every instruction receives what it needs from the neighbouring ranks, runs its passes, and sends what
-// it made. An overlapped pair advances its forward and its backward in turn, so that each one's
-// exchanges of tokens travel while the other computes. Deferred weight gradients wait in one FIFO.
+// Every instruction receives what it needs from the neighbouring ranks, runs its passes, and sends
+// what it made. An overlapped pair advances its forward and its backward in turn, so that each
+// one's exchanges of tokens travel while the other computes. Deferred weight gradients wait in one
+// FIFO.
 #ifndef FATHOM_WORKER_ENGINE_SCHEDULE_EXECUTOR_H_
 #define FATHOM_WORKER_ENGINE_SCHEDULE_EXECUTOR_H_
 
@@ -43,7 +44,8 @@ struct ScheduleLosses {
 
 class ScheduleExecutor {
  public:
-  // chunks[d] is the stage that direction d has on this rank. Activations between stages are [T, D].
+  // chunks[d] is the stage that direction d has on this rank. Activations between stages are [T,
+  // D].
   ScheduleExecutor(std::vector<Chunk> chunks, kernels::Ops* ops, int64_t tokens, int64_t hidden,
                    kernels::DType activation_dtype, StepMeter* meter);
   ~ScheduleExecutor();
@@ -70,8 +72,8 @@ class ScheduleExecutor {
   const std::vector<Chunk> chunks_;
   kernels::Ops* const ops_;
   StepMeter* const meter_;
-  kernels::Matrix output_;         // [T, D] of the forward that runs
-  kernels::Matrix grad_input_;     // [T, D] of the backward that runs
+  kernels::Matrix output_;      // [T, D] of the forward that runs
+  kernels::Matrix grad_input_;  // [T, D] of the backward that runs
   // While a list runs.
   const SampleSource* samples_ = nullptr;
   bool keep_ = true;

@@ -32,7 +32,10 @@ class StepMeter {
   class Scope {
    public:
     Scope(StepMeter* meter, Part part)
-        : meter_(meter), part_(part), outer_nested_(meter->nested_), start_(meter->clock_->Steady()) {
+        : meter_(meter),
+          part_(part),
+          outer_nested_(meter->nested_),
+          start_(meter->clock_->Steady()) {
       meter_->nested_ = 0;
     }
     ~Scope() {

@@ -12,8 +12,9 @@
 
 int main(int argc, char** argv) {
   if (argc < 7) {
-    std::fprintf(stderr,
-                 "usage: train_bench TOKEN_FILE PRECISION PIPELINE EXPERT REPLICAS STEPS [LR] [M]\n");
+    std::fprintf(
+        stderr,
+        "usage: train_bench TOKEN_FILE PRECISION PIPELINE EXPERT REPLICAS STEPS [LR] [M]\n");
     return 2;
   }
   fathom::v1::Job job;

@@ -36,8 +36,7 @@ absl::StatusOr<std::string> TrainLoop::Run() {
   const int64_t save_every = parts_->plan.spec().checkpoint().every_steps();
   const int64_t validate_every = training_.validation_every();
   while (steps_done_ < training_.steps()) {
-    FATHOM_RETURN_IF_ERROR(
-        WithContext(RunStep(), absl::StrCat("step ", steps_done_ + 1)));
+    FATHOM_RETURN_IF_ERROR(WithContext(RunStep(), absl::StrCat("step ", steps_done_ + 1)));
     const bool last = steps_done_ == training_.steps();
     if (last || (validate_every > 0 && steps_done_ % validate_every == 0)) {
       FATHOM_RETURN_IF_ERROR(WithContext(Validate(), "validation"));
@@ -128,7 +127,8 @@ absl::StatusOr<TrainLoop::StepTotals> TrainLoop::SumOverRanks(const ScheduleLoss
   sums[3] = parts_->optimizer->SumOfSquares();
   if (parts_->dense->index() == 0) {  // one rank of those that hold these layers speaks for them
     for (size_t row = 0; row + experts <= expert_loads_.size(); row += experts) {
-      const absl::Span<const double> layer = absl::MakeConstSpan(expert_loads_).subspan(row, experts);
+      const absl::Span<const double> layer =
+          absl::MakeConstSpan(expert_loads_).subspan(row, experts);
       sums[4] += MaxViolation(layer);
       sums[5] += 1;
       for (size_t e = 0; e < experts; ++e) sums[6 + e] += layer[e];
@@ -147,9 +147,10 @@ absl::StatusOr<TrainLoop::StepTotals> TrainLoop::SumOverRanks(const ScheduleLoss
   totals.learning_rate = LearningRate(training_, steps_done_ + 1);
   totals.expert_loads.assign(sums.begin() + 6, sums.end());
   if (!std::isfinite(totals.loss) || !std::isfinite(totals.gradient_norm)) {
-    return absl::InternalError(absl::StrCat(
-        "loss ", totals.loss, ", gradient norm ", totals.gradient_norm,
-        ": no longer finite; lower spec.training.learning_rate, or resume from an earlier checkpoint"));
+    return absl::InternalError(
+        absl::StrCat("loss ", totals.loss, ", gradient norm ", totals.gradient_norm,
+                     ": no longer finite; lower spec.training.learning_rate, or resume from an "
+                     "earlier checkpoint"));
   }
   return totals;
 }
@@ -218,8 +219,8 @@ void TrainLoop::Report(const StepTotals& totals, absl::Duration elapsed) {
 
 absl::Status TrainLoop::Validate() {
   if (!parts_->data->has_validation()) return absl::OkStatus();
-  FATHOM_RETURN_IF_ERROR(parts_->data->ReadValidation(
-      parts_->lane, parts_->validation_micro_batches, &batch_));
+  FATHOM_RETURN_IF_ERROR(
+      parts_->data->ReadValidation(parts_->lane, parts_->validation_micro_batches, &batch_));
   const int64_t per_direction =
       parts_->validation_micro_batches / static_cast<int64_t>(parts_->stages.size());
   const SampleSource samples = [this, per_direction](int direction, int micro_batch) {

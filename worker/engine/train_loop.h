@@ -1,12 +1,13 @@
 // The page to read: how a rank trains.
 //
-// A step is: read the samples; run the schedule's instructions (forwards, backwards, deferred weight
-// gradients); sum the gradients over the ranks that hold the same parameters; clip; update this rank's
-// shard with AdamW; bring the new weights together; move the routers' biases towards an equal load of
-// the experts. State changes only at the end, so a step that fails leaves the one before it whole.
+// A step is: read the samples; run the schedule's instructions (forwards, backwards, deferred
+// weight gradients); sum the gradients over the ranks that hold the same parameters; clip; update
+// this rank's shard with AdamW; bring the new weights together; move the routers' biases towards an
+// equal load of the experts. State changes only at the end, so a step that fails leaves the one
+// before it whole.
 //
-// Every rank of the job runs this loop with the same step numbers; all waiting for each other is in the
-// collectives and channels that it calls.
+// Every rank of the job runs this loop with the same step numbers; all waiting for each other is in
+// the collectives and channels that it calls.
 #ifndef FATHOM_WORKER_ENGINE_TRAIN_LOOP_H_
 #define FATHOM_WORKER_ENGINE_TRAIN_LOOP_H_
 
@@ -39,10 +40,10 @@ class TrainLoop {
   TrainLoop(RankParts* parts, CheckpointWriter* checkpoints, const Clock* clock,
             TrainObserver* observer);
 
-  // Restores or initialises, trains to the last step, saves the final checkpoint, and returns the hash
-  // of the final weights (rank 0; empty elsewhere).
-  // Errors: as the transport, naming the peer; RESOURCE_EXHAUSTED or others of the file system for the
-  // final checkpoint; INTERNAL: the loss or gradient is no longer finite.
+  // Restores or initialises, trains to the last step, saves the final checkpoint, and returns the
+  // hash of the final weights (rank 0; empty elsewhere). Errors: as the transport, naming the peer;
+  // RESOURCE_EXHAUSTED or others of the file system for the final checkpoint; INTERNAL: the loss or
+  // gradient is no longer finite.
   absl::StatusOr<std::string> Run();
 
   // Pieces of Run, for tests that stop between them.
@@ -79,7 +80,8 @@ class TrainLoop {
   // Scratch of the step in progress.
   LaneBatch batch_;
   ScheduleLosses losses_;
-  std::vector<double> expert_loads_;  // [router biases of this rank's stages, E], over the whole job
+  std::vector<double>
+      expert_loads_;  // [router biases of this rank's stages, E], over the whole job
 };
 
 }  // namespace fathom::engine

@@ -64,12 +64,12 @@ TEST_P(DualPipeTest, Fp32_LossesAreThoseOfOneProcessBitForBitAndGradientsWithin1
 
 INSTANTIATE_TEST_SUITE_P(Ranks, DualPipeTest, testing::Values(2, 4, 8));
 
-// With the experts spread over E ranks, an expert multiplies rows of E micro-batches at once. Every row's
-// result depends on that row alone (kernels/ops.h), and partial sums of a token are added in the order of
-// the expert ranks instead of that of its experts. That changes the last bit of some sums of top-k terms:
-// a relative error of at most k * 2^-24 per layer and token in fp32, so L layers change a loss of about
-// ln(vocabulary) nats by at most about L * k * 2^-24 of itself. The bound takes 8 times that for what the
-// layers in between amplify.
+// With the experts spread over E ranks, an expert multiplies rows of E micro-batches at once. Every
+// row's result depends on that row alone (kernels/ops.h), and partial sums of a token are added in
+// the order of the expert ranks instead of that of its experts. That changes the last bit of some
+// sums of top-k terms: a relative error of at most k * 2^-24 per layer and token in fp32, so L
+// layers change a loss of about ln(vocabulary) nats by at most about L * k * 2^-24 of itself. The
+// bound takes 8 times that for what the layers in between amplify.
 class ExpertParallelTest : public testing::TestWithParam<std::pair<int, int>> {};
 
 TEST_P(ExpertParallelTest, Fp32_LossesAndGradientsAreThoseOfOneProcessWithinTheDerivedTolerance) {
