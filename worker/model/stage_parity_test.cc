@@ -2,7 +2,7 @@
 // stages, the size of the expert group, the order in which passes are advanced, and the precision
 // recipe.
 #include <algorithm>
-#include <bit>
+#include <array>
 #include <cmath>
 #include <memory>
 #include <string>
@@ -12,6 +12,7 @@
 #include "gtest/gtest.h"
 #include "kernels/ops.h"
 #include "worker/model/model_harness.h"
+#include "worker/model/tensor.h"
 
 namespace fathom::model {
 namespace {
@@ -168,6 +169,51 @@ TEST(PrecisionLoss, Fp8StepOfAThousandTimesTheTokens_GivesTheSameGradientsScaled
   Result large = RunOnCpu(options);
   for (double& gradient : large.gradients) gradient *= 1024;
   EXPECT_EQ(small.gradients, large.gradients);
+}
+
+// Losses of a few steps of AdamW on one micro-batch.
+std::vector<double> Train(const HarnessOptions& options, int steps) {
+  const std::unique_ptr<kernels::Ops> ops = kernels::CreateCpuOps();
+  LocalExchange exchange;
+  ModelHarness harness(options, ops.get(), &exchange);
+  TensorPool pool(ops.get());
+  std::vector<std::array<Tensor, 3>> state;  // master, m, v of each block
+  for (ParameterBlock& block : harness.store().blocks()) {
+    state.emplace_back();
+    for (Tensor& tensor : state.back()) {
+      tensor = pool.Dense(1, block.size(), kernels::DType::kF32);
+      ops->Fill(tensor, 0);
+    }
+    ops->Copy(block.weights, state.back()[0]);
+  }
+  std::vector<double> losses;
+  for (int step = 1; step <= steps; ++step) {
+    harness.store().ZeroGradients();
+    harness.Forward(0);
+    harness.Backward(0);
+    losses.push_back(harness.TotalLoss());
+    for (size_t i = 0; i < state.size(); ++i) {
+      ParameterBlock& block = harness.store().blocks()[i];
+      if (block.kind == ParameterKind::kRouterBias) continue;
+      const kernels::AdamWSettings settings = {.learning_rate = 3e-4, .step = step};
+      ops->AdamW(settings, block.gradients, state[i][0], state[i][1], state[i][2]);
+      ops->Copy(state[i][0], block.weights);
+    }
+    harness.RefreshWeights();
+  }
+  return losses;
+}
+
+TEST(PrecisionLoss, Fp8Training_FollowsFp32AsTheLossFalls) {
+  constexpr int kSteps = 10;
+  // 48 tokens are learnt by heart at 4 % of the loss a step, so a step ahead or behind is as much.
+  constexpr double kTolerance = 0.08;
+  const std::vector<double> exact = Train(Options("fp32"), kSteps);
+  const std::vector<double> rounded = Train(Options("fp8"), kSteps);
+  EXPECT_LT(exact.back(), 0.6 * exact.front());
+  for (int step = 0; step < kSteps; ++step) {
+    EXPECT_NEAR(rounded[step], exact[step], kTolerance * exact[step]) << "step " << step;
+  }
 }
 
 // --- Stages, deferral, interleaving ---
