@@ -138,8 +138,9 @@ TEST(LoadYamlTest, BooleansEnumsAndLists_TakeTheirOwnWordsOnly) {
   EXPECT_EQ(node.state(), v1::NODE_STATE_LOST);
   EXPECT_EQ(ErrorOf("state: NODE_STATE_SPARE", &node), "OK");
   EXPECT_EQ(node.state(), v1::NODE_STATE_SPARE);
-  EXPECT_EQ(ErrorOf("state: 7", &node),
-            "job.yaml:1: state: expected one of unspecified, ready, lost, spare, expected, got '7'");
+  EXPECT_EQ(
+      ErrorOf("state: 7", &node),
+      "job.yaml:1: state: expected one of unspecified, ready, lost, spare, expected, got '7'");
   v1::Plan plan;
   EXPECT_EQ(ErrorOf("expert_owner: [0, 1]\nranks: [{rank: 1}, {node: x, device: a}]", &plan),
             "job.yaml:2: ranks[1].device: expected an integer, got 'a'");
