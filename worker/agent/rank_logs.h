@@ -20,7 +20,7 @@ namespace fathom {
 class RankLogs {
  public:
   // What the end of a log adds to the message about a rank's death.
-  static constexpr int kTailLines = 20;
+  static constexpr int kTailLines = 8;
   static constexpr int kTailBytes = 2048;
 
   explicit RankLogs(const std::string& state_directory);
