@@ -186,9 +186,9 @@ TEST_F(RankProcessTest, Surroundings_AreCleanWhateverTheDaemonHas) {
   EXPECT_EQ(AwaitExit(&process).code, 0);
   ::signal(SIGPIPE, handler);
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  EXPECT_EQ(logs_.Tail(id_),
+  EXPECT_EQ(logs_.Read(id_, 0, 4096)->bytes,
             "env OMP_NUM_THREADS=1\nfd 0\nfd 1\nfd 2\nfd 3\nown group 1\nSIGTERM blocked 0\n"
-            "SIGPIPE default 1");
+            "SIGPIPE default 1\n");
 }
 
 TEST_F(RankProcessTest, ChildLeftBehind_DiesWithTheRank) {
