@@ -72,13 +72,13 @@ else
 fi
 
 say "2/5 build"
-(cd "$root" && bazel build //cli:fathomctl //coordinator/service:fathom-coordinator \
-  //worker/agent:fathom-worker //worker/engine:fathom-rank 2>&1 |
-  grep -vE '^(Loading|Analyzing|INFO: (Analyzed|Found|Elapsed|[0-9]+ process)|$)') || true
-for program in cli/fathomctl coordinator/service/fathom-coordinator worker/agent/fathom-worker \
-  worker/engine/fathom-rank; do
-  [[ -x "$root/bazel-bin/$program" ]] || fail "$program did not build; see above"
-done
+programs=(cli/fathomctl coordinator/service/fathom-coordinator worker/agent/fathom-worker
+  worker/engine/fathom-rank)
+labels=()
+for program in "${programs[@]}"; do labels+=("//${program%/*}:${program##*/}"); done
+progress=(--show_progress)
+[[ -t 1 ]] || progress+=(--curses=no --show_progress_rate_limit=30)
+(cd "$root" && bazel build "${progress[@]}" "${labels[@]}") || fail "the build failed; see above"
 
 say "3/5 data: the Collaborative International Dictionary of English"
 tokens=$state/gcide.tokens
@@ -116,7 +116,7 @@ training_began=$SECONDS
 echo "trained for $((SECONDS - training_began)) s"
 
 say "summary"
-"$fathomctl" --state-dir "$state" get jobs "$JOB" -o json >"$state/quickstart-job.json"
+"$fathomctl" --state-dir "$state" describe job "$JOB" -o json >"$state/quickstart-job.json"
 "$fathomctl" data info "$tokens" -o json >"$state/quickstart-data.json"
 "$root/deploy/quickstart_summary.py" summary "$state/quickstart-job.json" \
   "$state/quickstart-data.json" $NODES $RANKS_PER_NODE ${summary:+"$summary"}
