@@ -12,6 +12,7 @@
 #include "cli/render.h"
 #include "common/base/status_util.h"
 #include "common/checkpoint/manifest.h"
+#include "common/checkpoint/verify.h"
 
 namespace fathom::cli {
 namespace {

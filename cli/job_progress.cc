@@ -8,6 +8,7 @@
 #include "cli/render.h"
 #include "cli/resources.h"
 #include "common/base/status_util.h"
+#include "common/base/text.h"
 
 namespace fathom::cli {
 namespace {
@@ -20,16 +21,17 @@ constexpr absl::Duration kRetryEvery = absl::Milliseconds(250);
 
 class ProgressPrinter {
  public:
-  ProgressPrinter(std::ostream& out, bool terminal, const Clock& clock)
-      : out_(out), terminal_(terminal), clock_(clock) {}
+  // `columns`: of the terminal; 0 where there is none.
+  ProgressPrinter(std::ostream& out, int columns, const Clock& clock)
+      : out_(out), columns_(columns), clock_(clock) {}
   ~ProgressPrinter() { EndLine(); }
 
   void Show(const v1::JobStatus& job) {
     const std::string line = ProgressLine(job);
     if (line == shown_) return;
-    if (terminal_) {
-      // Carriage return, then "erase to the end of the line".
-      out_ << '\r' << line << "\x1b[K" << std::flush;
+    if (columns_ > 0) {
+      // Carriage return, a line that doesn't wrap, "erase to the end of the line".
+      out_ << '\r' << CutText(line, static_cast<size_t>(columns_ - 1)) << "\x1b[K" << std::flush;
       line_open_ = true;
     } else {
       const absl::Duration now = clock_.Steady();
@@ -54,7 +56,7 @@ class ProgressPrinter {
 
  private:
   std::ostream& out_;
-  const bool terminal_;
+  const int columns_;
   const Clock& clock_;
   v1::JobState state_ = v1::JOB_STATE_UNSPECIFIED;
   std::string shown_;
@@ -99,7 +101,8 @@ absl::StatusOr<v1::JobStatus> FollowJob(Session& session, const std::string& nam
   const Environment& environment = session.environment();
   const Clock& clock = *environment.clock;
   const absl::Duration start = clock.Steady();
-  ProgressPrinter printer(session.notes(), session.notes_on_terminal(), clock);
+  const int columns = session.notes_on_terminal() ? environment.terminal_columns : 0;
+  ProgressPrinter printer(session.notes(), columns, clock);
   WatchResult watch;
   absl::Duration lost_at = absl::InfiniteDuration();
   v1::GetJobRequest request;

@@ -1,5 +1,6 @@
 // fathomctl: wires the command line to this process, its terminal and the network.
 #include <pwd.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -27,6 +28,12 @@ std::string User() {
   return entry == nullptr ? Variable("USER") : entry->pw_name;
 }
 
+int TerminalColumns() {
+  struct winsize size = {};
+  const bool known = ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
+  return known ? size.ws_col : 80;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -40,6 +47,7 @@ int main(int argc, char** argv) {
   environment.err = &std::cerr;
   environment.out_is_terminal = isatty(STDOUT_FILENO) == 1;
   environment.err_is_terminal = isatty(STDERR_FILENO) == 1;
+  environment.terminal_columns = TerminalColumns();
   environment.clock = &clock;
   environment.pause = &pause;
   environment.variable = Variable;

@@ -80,6 +80,23 @@ TEST(ValueTest, OddTextsAndNumbers_ReadBackTheSameFromJsonAndYaml) {
   }
 }
 
+TEST(ToTextTest, ListOfLikeObjects_StandsInColumns) {
+  Value list = Value::List();
+  list.Add(Value::Object().Set("rank", 0).Set("node", "node-0").Set("note", Value()));
+  list.Add(Value::Object().Set("rank", 10).Set("node", "n").Set("note", Value()));
+  Value value = Value::Object();
+  value.Set("name", "sea").Set("ranks", list).Set("empty", Value::List()).Set("none", Value());
+  value.Set("one", Value::List().Add(Value::Object().Set("a", 1).Set("b", true)));
+  EXPECT_EQ(ToText(value),
+            "name: sea\n"
+            "ranks:\n"
+            "  rank  node\n"
+            "  0     node-0\n"
+            "  10    n\n"
+            "one:\n"
+            "  a 1  b true\n");
+}
+
 TEST(ValueTest, InvalidUtf8_IsReplaced) {
   EXPECT_EQ(Json::parse(ToJson(Value(std::string("a\xFF")))), "a?");
 }

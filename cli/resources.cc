@@ -24,6 +24,12 @@ std::string StepText(const v1::JobStatus& job) {
   return absl::StrCat(job.last_step().step(), "/", job.job().spec().training().steps());
 }
 
+// As the spec asks for them; a list of jobs carries no plans.
+int64_t RanksOf(const v1::JobStatus& job) {
+  const v1::Parallelism& parallelism = job.job().spec().parallelism();
+  return int64_t{parallelism.pipeline()} * parallelism.expert() * parallelism.replicas();
+}
+
 Value EventList(const std::vector<v1::Event>& events) {
   Value list = Value::List();
   for (const v1::Event& event : events) list.Add(EventValue(event));
@@ -65,7 +71,7 @@ Value JobValue(const v1::JobStatus& job) {
             job.tokens_per_second() > 0 ? Value(job.tokens_per_second()) : Value());
   const bool moving = job.has_last_step() && !HasEnded(job.state()) && job.eta_s() >= 0;
   value.Set("eta_s", moving ? Value(job.eta_s()) : Value());
-  value.Set("ranks", job.plan().ranks_size()).Set("restarts", job.restarts());
+  value.Set("ranks", RanksOf(job)).Set("restarts", job.restarts());
   value.Set("submitted", TimeValue(job.submitted_ms()));
   value.Set("started", TimeValue(job.started_ms())).Set("finished", TimeValue(job.finished_ms()));
   value.Set("checkpoint", TextOrNull(job.checkpoint().manifest()));
@@ -131,7 +137,7 @@ Table JobTable(const std::vector<v1::JobStatus>& jobs, int64_t now_ms) {
                  job.id(),
                  job.user(),
                  absl::StrCat(job.epoch()),
-                 absl::StrCat(job.plan().ranks_size()),
+                 absl::StrCat(RanksOf(job)),
                  absl::StrCat(job.restarts()),
                  job.has_validation() ? LossText(job.validation().loss()) : "",
                  Cut(job.reason(), kReasonWidth)};

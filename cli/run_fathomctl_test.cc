@@ -307,6 +307,11 @@ TEST_F(FathomctlTest, WaitOnATerminal_ChangesOneLine) {
   EXPECT_EQ(ctl.Run({"wait", "sea"}), kExitOk);
   EXPECT_THAT(ctl.out(), HasSubstr("\rsea RUNNING  step 5/10"));
   EXPECT_EQ(LinesOf(ctl.out()), 2);
+  // One that would wrap is cut.
+  ctl.environment().terminal_columns = 20;
+  ctl.coordinator.watched = {Job(v1::JOB_STATE_RUNNING, 4), Job(v1::JOB_STATE_COMPLETED, 10)};
+  EXPECT_EQ(ctl.Run({"wait", "sea"}), kExitOk);
+  EXPECT_THAT(ctl.out(), HasSubstr("\rsea RUNNING  ste...\x1b[K"));
 }
 
 TEST_F(FathomctlTest, JobThatFails_IsExitCode1WithItsReason) {

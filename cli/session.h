@@ -24,6 +24,7 @@ struct Environment {
   std::ostream* err = nullptr;
   bool out_is_terminal = false;
   bool err_is_terminal = false;
+  int terminal_columns = 80;
   const Clock* clock = nullptr;
   Pause* pause = nullptr;
   std::function<std::string(const std::string&)> variable;  // "" when unset

@@ -11,7 +11,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
+#include "absl/strings/str_join.h"
 #include "common/base/check.h"
 #include "common/base/text.h"
 
@@ -143,38 +143,86 @@ bool IsShown(const Value& value) {
   return !IsNested(value) || !value.members().empty();
 }
 
+std::string CellText(const Value& value);
+
+// "key value  key value" of an object, "value  value" of a list.
 std::string Inline(const Value& value) {
   std::string line;
   for (const auto& [key, member] : value.members()) {
     if (!IsShown(member)) continue;
-    if (!line.empty()) line += "  ";
-    if (!key.empty()) absl::StrAppend(&line, key, " ");
-    line +=
-        IsNested(member) ? absl::StrCat("[", Inline(member), "]") : Scalar(member, PrintableText);
+    absl::StrAppend(&line, line.empty() ? "" : "  ", key, key.empty() ? "" : " ", CellText(member));
   }
   return line;
+}
+
+std::string CellText(const Value& value) {
+  if (!IsShown(value)) return "-";
+  return IsNested(value) ? absl::StrCat("[", Inline(value), "]") : Scalar(value, PrintableText);
+}
+
+std::string Padded(const std::string& text, size_t width) {
+  return text.size() < width ? text + std::string(width - text.size(), ' ') : text;
+}
+
+// A list of objects of the same keys: one line each, in columns; those without any value left out.
+void AppendColumns(const Value& list, const std::string& margin, std::string& out) {
+  const auto& keys = list.members().front().second.members();
+  std::vector<std::vector<std::string>> lines(list.members().size() + 1);
+  for (size_t column = 0; column < keys.size(); ++column) {
+    std::vector<std::string> cells = {keys[column].first};
+    bool shown = false;
+    for (const auto& [unused, item] : list.members()) {
+      shown = shown || IsShown(item.members()[column].second);
+      cells.push_back(CellText(item.members()[column].second));
+    }
+    if (!shown) continue;
+    size_t width = 0;
+    for (const std::string& cell : cells) width = std::max(width, cell.size());
+    for (size_t line = 0; line < lines.size(); ++line) {
+      lines[line].push_back(Padded(cells[line], width));
+    }
+  }
+  for (const auto& line : lines) {
+    const std::string text = absl::StrCat(margin, absl::StrJoin(line, "  "));
+    absl::StrAppend(&out, absl::StripTrailingAsciiWhitespace(text), "\n");
+  }
+}
+
+bool HasColumns(const Value& list) {
+  if (list.members().size() < 2) return false;
+  const auto& first = list.members().front().second;
+  return first.kind() == Value::Kind::kObject &&
+         std::all_of(list.members().begin(), list.members().end(), [&](const auto& item) {
+           const auto& members = item.second.members();
+           return item.second.kind() == Value::Kind::kObject &&
+                  std::equal(members.begin(), members.end(), first.members().begin(),
+                             first.members().end(),
+                             [](const auto& a, const auto& b) { return a.first == b.first; });
+         });
 }
 
 void AppendText(const Value& value, int indent, std::string& out) {
   size_t width = 0;
   for (const auto& [key, member] : value.members()) {
-    if (IsShown(member)) width = std::max(width, key.size());
+    if (IsShown(member) && !IsNested(member)) width = std::max(width, key.size() + 1);
   }
   const std::string margin(static_cast<size_t>(indent), ' ');
   for (const auto& [key, member] : value.members()) {
     if (!IsShown(member)) continue;
+    absl::StrAppend(&out, margin, IsNested(member) ? key + ":" : Padded(key + ":", width));
+    if (!IsNested(member)) {
+      absl::StrAppend(&out, " ", Scalar(member, PrintableText), "\n");
+      continue;
+    }
+    out.push_back('\n');
     if (member.kind() == Value::Kind::kObject) {
-      absl::StrAppend(&out, margin, key, ":\n");
       AppendText(member, indent + 2, out);
-    } else if (member.kind() == Value::Kind::kList) {
-      absl::StrAppend(&out, margin, key, ":\n");
-      for (const auto& [unused, item] : member.members()) {
-        absl::StrAppend(&out, margin, "  - ",
-                        IsNested(item) ? Inline(item) : Scalar(item, PrintableText), "\n");
-      }
+    } else if (HasColumns(member)) {
+      AppendColumns(member, margin + "  ", out);
     } else {
-      const std::string gap(width - key.size() + 1, ' ');
-      absl::StrAppend(&out, margin, key, ":", gap, Scalar(member, PrintableText), "\n");
+      for (const auto& [unused, item] : member.members()) {
+        absl::StrAppend(&out, margin, "  ", IsNested(item) ? Inline(item) : CellText(item), "\n");
+      }
     }
   }
 }

@@ -60,7 +60,8 @@ Value ValueOf(const google::protobuf::Message& message);
 // Indented by two; numbers in the fewest digits that read back the same; what is no number is null.
 std::string ToJson(const Value& value);
 std::string ToYaml(const Value& value);
-// For people: one "key:  value" per line, aligned, nested ones indented; nulls left out.
+// For people: one "key:  value" per line, aligned, nested ones indented, lists of like objects in
+// columns; nulls left out.
 std::string ToText(const Value& value);
 
 }  // namespace fathom::cli

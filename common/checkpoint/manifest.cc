@@ -279,10 +279,4 @@ absl::Status CheckpointReader::VerifyShards() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<v1::CheckpointManifest> VerifyCheckpoint(const std::string& manifest_path) {
-  FATHOM_ASSIGN_OR_RETURN(CheckpointReader reader, CheckpointReader::Open(manifest_path));
-  FATHOM_RETURN_IF_ERROR(reader.VerifyShards());
-  return reader.manifest();
-}
-
 }  // namespace fathom::checkpoint

@@ -74,9 +74,6 @@ class CheckpointReader {
   std::map<int, absl::StatusOr<SafetensorsFile>> shards_;   // those needed so far
 };
 
-// All of it: ReadManifest, and VerifyShards. Returns the manifest.
-absl::StatusOr<v1::CheckpointManifest> VerifyCheckpoint(const std::string& manifest_path);
-
 }  // namespace fathom::checkpoint
 
 #endif  // FATHOM_COMMON_CHECKPOINT_MANIFEST_H_

@@ -8,8 +8,14 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
+
+#include "common/base/hash.h"
+#include "common/checkpoint/verify.h"
+#include "common/model/model_config.h"
+#include "common/model/parameter_layout.h"
 
 namespace fathom::checkpoint {
 namespace {
@@ -118,6 +124,43 @@ TEST(CheckpointTest, WholeCheckpoint_VerifiesAndGathersAnyRange) {
   EXPECT_TRUE(
       absl::IsOutOfRange(reader->ReadTensorRange(tensor, elements - 1, absl::MakeSpan(two))));
   EXPECT_TRUE(absl::IsOutOfRange(reader->ReadTensorRange(tensor, -1, absl::MakeSpan(two))));
+}
+
+// The definition, written out: one line per weight in order of names, hashed.
+std::string WeightsHashByHand(bool as_bf16) {
+  v1::ModelSpec spec;
+  spec.set_preset("toy");
+  std::map<std::string, std::string> lines;
+  for (const auto& parameter : model::AllParameters(*model::ResolveModel(spec))) {
+    const bool narrow = as_bf16 && parameter.kind != model::ParameterKind::kRouterBias;
+    std::string bytes;
+    for (int64_t i = 0; i < parameter.size(); ++i) {
+      const float value = ElementOf(parameter.name, i);
+      // Exact in BF16, which is an FP32's upper half.
+      bytes.append(reinterpret_cast<const char*>(&value) + (narrow ? 2 : 0), narrow ? 2 : 4);
+    }
+    lines[parameter.name] = parameter.name + " " + Sha256Hex(bytes) + "\n";
+  }
+  std::string text;
+  for (const auto& [name, line] : lines) text += line;
+  return Sha256Hex(text);
+}
+
+TEST(CheckpointTest, StatedWeightsHash_IsComputedAgain) {
+  const std::string folder = FreshFolder();
+  const std::string path = folder + "/" + kManifestFile;
+  v1::CheckpointManifest manifest = WriteSample(folder);
+  for (const std::string precision : {"fp32", "bf16", "fp8"}) {
+    manifest.mutable_spec()->set_precision(precision);
+    manifest.set_weights_sha256(WeightsHashByHand(precision != "fp32"));
+    ASSERT_TRUE(WriteManifest(path, manifest).ok());
+    EXPECT_TRUE(VerifyCheckpoint(path).ok()) << VerifyCheckpoint(path).status();
+    manifest.set_weights_sha256(Sha256Hex("other weights"));
+    ASSERT_TRUE(WriteManifest(path, manifest).ok());
+    const auto verified = VerifyCheckpoint(path);
+    EXPECT_TRUE(absl::IsDataLoss(verified.status())) << verified.status();
+    EXPECT_THAT(std::string(verified.status().message()), HasSubstr("its weights have the hash"));
+  }
 }
 
 struct Damage {

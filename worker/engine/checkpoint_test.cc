@@ -3,7 +3,7 @@
 #include <filesystem>
 #include <string>
 
-#include "common/checkpoint/manifest.h"
+#include "common/checkpoint/verify.h"
 #include "gtest/gtest.h"
 #include "worker/engine/rank_threads.h"
 
