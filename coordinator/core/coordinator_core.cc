@@ -20,6 +20,7 @@ constexpr char kCancelled[] = "JobCancelled";
 constexpr char kStateChanged[] = "JobStateChanged";
 constexpr int64_t kDefaultMaxStalledRestarts = 3;
 constexpr double kDefaultStartTimeoutS = 120;
+constexpr int32_t kIdealDevicesPerNode = 8;
 
 absl::Status CheckName(const std::string& name) {
   const bool good = !name.empty() && name.size() <= limits::kMaxNameBytes &&
@@ -57,6 +58,7 @@ void FillLastWords(const Gang* gang, v1::JobChange* change) {
   if (gang == nullptr) return;
   if (gang->last_step().step() > 0) *change->mutable_last_step() = gang->last_step();
   if (gang->validation().step() > 0) *change->mutable_validation() = gang->validation();
+  change->set_tokens_per_second(gang->TokensPerSecond());
 }
 
 std::string DevicesAsText(const std::vector<FreeNode>& nodes) {
@@ -134,6 +136,8 @@ void CoordinatorCore::Rollback() {
   if (marked_) state_.Rollback();
   marked_ = false;
   records_.clear();
+  // A gang of a plan that was not made after all must not speak for the one before.
+  RefreshGangs(last_decided_);
 }
 
 // --- Commands ---
@@ -160,6 +164,45 @@ absl::StatusOr<v1::Job> CoordinatorCore::ResolveSubmitted(
   return job;
 }
 
+// What no cluster could ever run is refused, not queued: planned here on as many ideal nodes as it
+// needs.
+absl::Status CoordinatorCore::CheckCanRun(const v1::Job& resolved,
+                                          const v1::ResumePoint& resume_from) const {
+  const int64_t steps = resolved.spec().training().steps();
+  if (resume_from.step() > steps) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("spec.checkpoint.resume_from: the checkpoint is of step ", resume_from.step(),
+                     ", but the job ends at step ", steps, "; raise spec.training.steps"));
+  }
+  std::vector<FreeNode> ideal;
+  for (int64_t left = RanksOf(resolved.spec()); left > 0; left -= kIdealDevicesPerNode) {
+    FreeNode& node = ideal.emplace_back();
+    node.name = absl::StrCat("ideal-", ideal.size());
+    for (int32_t device = 0; device < kIdealDevicesPerNode; ++device) {
+      node.free_devices.push_back(device);
+    }
+  }
+  const auto plan = options_.planning.make_plan("job", 1, resolved.spec(), ideal);
+  if (plan.ok()) return options_.planning.check_plan(*plan);
+  return absl::IsInvalidArgument(plan.status()) ? plan.status() : absl::OkStatus();
+}
+
+// "<name>-<number>", or for a job without a name "<preset>-<number>", which is its name too.
+void CoordinatorCore::NameJob(const v1::Job& resolved, DurableJob* job) const {
+  job->number = state_.next_number();
+  const std::string& given = resolved.metadata().name();
+  if (!given.empty()) {
+    job->name = JobName(given);
+    job->id = JobId(absl::StrCat(given, "-", job->number));
+    return;
+  }
+  const std::string& preset = resolved.spec().model().preset();
+  do {
+    job->name = JobName(absl::StrCat(preset.empty() ? "job" : preset, "-", job->number));
+  } while (state_.FindUnfinished(job->name) != nullptr && ++job->number > 0);
+  job->id = JobId(job->name.value());
+}
+
 absl::StatusOr<v1::SubmitJobResponse> CoordinatorCore::Submit(const v1::SubmitJobRequest& request,
                                                               const v1::ResumePoint& resume_from,
                                                               Moment now) {
@@ -173,14 +216,9 @@ absl::StatusOr<v1::SubmitJobResponse> CoordinatorCore::Submit(const v1::SubmitJo
     }
   }
   FATHOM_ASSIGN_OR_RETURN(v1::Job resolved, ResolveSubmitted(request));
-  const int64_t number = state_.next_number();
-  const std::string& preset = resolved.spec().model().preset();
-  const std::string& given = resolved.metadata().name();
+  FATHOM_RETURN_IF_ERROR(CheckCanRun(resolved, resume_from));
   DurableJob job;
-  job.number = number;
-  job.name =
-      JobName(given.empty() ? absl::StrCat(preset.empty() ? "job" : preset, "-", number) : given);
-  job.id = given.empty() ? JobId(job.name.value()) : JobId(absl::StrCat(given, "-", number));
+  NameJob(resolved, &job);
   FATHOM_RETURN_IF_ERROR(CheckName(job.name.value()));
   if (const auto other = state_.FindUnfinished(job.name)) {
     return absl::AlreadyExistsError(
@@ -208,7 +246,7 @@ absl::StatusOr<v1::SubmitJobResponse> CoordinatorCore::Submit(const v1::SubmitJo
   record.set_actor(actor);
   v1::JobSubmitted& submitted = *record.mutable_submitted();
   *submitted.mutable_job() = std::move(resolved);
-  submitted.set_number(number);
+  submitted.set_number(job.number);
   submitted.set_name(job.name.value());
   submitted.set_request_id(request.request_id());
   if (!resume_from.manifest().empty()) *submitted.mutable_resume_from() = resume_from;
@@ -312,6 +350,7 @@ void CoordinatorCore::Tick(Moment now) { Decide(now); }
 // --- Decisions ---
 
 void CoordinatorCore::Decide(Moment now) {
+  last_decided_ = now;
   RefreshGangs(now);
   for (const NodeName& name : nodes_.ExpireLeases(now)) {
     v1::Record record = NewRecord("NodeLost", nodes_.Find(name)->reason, now);
@@ -561,13 +600,7 @@ absl::StatusOr<v1::Plan> CoordinatorCore::FindPlan(const DurableJob& job, uint64
 std::string CoordinatorCore::DesireOf(const DurableJob& job) const {
   const Gang* gang = FindGang(job.id);
   if (!IsActive(job.state) || !job.HasCurrentPlan() || gang == nullptr) return "";
-  std::string text = absl::StrCat(job.epoch, gang->AllListen() ? " peers" : "");
-  std::set<std::string> names;
-  for (const v1::RankAssignment& rank : job.plan->ranks()) names.insert(rank.node());
-  for (const std::string& name : names) {
-    absl::StrAppend(&text, " ", gang->WantedOn(NodeName(name)).size());
-  }
-  return text;
+  return absl::StrCat(job.epoch, gang->AllListen() ? " peers" : "", " ", gang->DoneBeforeCount());
 }
 
 void CoordinatorCore::MarkChangedDesires() {

@@ -97,6 +97,8 @@ class CoordinatorCore {
   // Submit's parts.
   absl::StatusOr<v1::Job> ResolveSubmitted(const v1::SubmitJobRequest& request) const;
   v1::SubmitJobResponse DryRun(const v1::SubmitJobRequest& request, DurableJob job) const;
+  absl::Status CheckCanRun(const v1::Job& resolved, const v1::ResumePoint& resume_from) const;
+  void NameJob(const v1::Job& resolved, DurableJob* job) const;
   static v1::SubmitJobResponse ResponseOf(const DurableJob& job);
 
   // The decisions, in order.
@@ -126,7 +128,8 @@ class CoordinatorCore {
     std::string reason;
   };
   std::map<JobId, Hopeless>
-      hopeless_;          // where planning failed, so that it is not tried again there
+      hopeless_;  // where planning failed, so that it is not tried again there
+  Moment last_decided_;
   bool started_ = false;  // an event was handled
 
   std::vector<v1::Record> records_;

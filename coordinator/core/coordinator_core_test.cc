@@ -107,6 +107,41 @@ TEST(SubmitTest, DryRun_PlansAndChangesNothing) {
   EXPECT_EQ(cluster.core->state().Fingerprint(), before);
 }
 
+TEST(SubmitTest, DefaultNameTaken_NextNumberIsUsed) {
+  TestCluster cluster;
+  EXPECT_EQ(cluster.Submit(1, "tiny-2"), "tiny-2-1");
+  EXPECT_EQ(cluster.Submit(1), "tiny-3");
+  EXPECT_EQ(cluster.Submit(1), "tiny-4");
+  EXPECT_EQ(cluster.Replayed(), cluster.core->state().Fingerprint());
+}
+
+TEST(SubmitTest, JobThatNoClusterCouldRun_RefusedNotQueued) {
+  TestCluster cluster;
+  v1::SubmitJobRequest request = TestCluster::JobOf(1);
+  request.mutable_job()->mutable_spec()->mutable_parallelism()->set_pipeline(kUnplannablePipeline);
+  EXPECT_EQ(cluster.core->Submit(request, {}, cluster.now).status().message(),
+            "spec.parallelism.pipeline: no model has so many layers");
+  v1::ResumePoint late;
+  late.set_manifest("/m.json");
+  late.set_step(101);
+  EXPECT_THAT(
+      std::string(
+          cluster.core->Submit(TestCluster::JobOf(1), late, cluster.now).status().message()),
+      HasSubstr("the checkpoint is of step 101, but the job ends at step 100"));
+  EXPECT_TRUE(cluster.core->records().empty());
+}
+
+TEST(SubmitTest, ResumeFrom_IsWhereTheFirstEpochBegins) {
+  TestCluster cluster;
+  cluster.AddNode("a", 1);
+  v1::ResumePoint point;
+  point.set_manifest("/m.json");
+  point.set_step(40);
+  ASSERT_TRUE(cluster.core->Submit(TestCluster::JobOf(1), point, cluster.now).ok());
+  cluster.Commit();
+  EXPECT_EQ(cluster.Job("tiny-1").plan().resume().step(), 40);
+}
+
 TEST(SubmitTest, QueueFull_ResourceExhausted) {
   TestCluster cluster;
   for (int i = 0; i < limits::kMaxUnfinishedJobs; ++i) {
@@ -228,6 +263,9 @@ TEST(LifeTest, Steps_GiveSpeedAndTimeLeft) {
   }
   EXPECT_DOUBLE_EQ(cluster.Job(job).tokens_per_second(), 2000);
   EXPECT_DOUBLE_EQ(cluster.Job(job).eta_s(), 45);
+  cluster.Finish(job);
+  cluster.RestartCoordinator();
+  EXPECT_DOUBLE_EQ(cluster.Job(job).tokens_per_second(), 2000) << "kept for who asks later";
 }
 
 TEST(LifeTest, Cancel_StopsRanksAndKeepsTheirDevicesUntilTheyAreGone) {
@@ -619,6 +657,31 @@ TEST(LogTest, RefusedFailure_IsDecidedAgainAtTheNextTick) {
   EXPECT_EQ(cluster.State(job), "RECOVERING");
 }
 
+TEST(LogTest, RefusedRecovery_NodesKeepTheOldPlanMeanwhile) {
+  TestCluster cluster;
+  TestNode& a = cluster.AddNode("a", 1);
+  cluster.AddNode("b", 1);
+  const std::string job = cluster.Submit(1);
+  cluster.Settle();
+  cluster.log_refuses = true;
+  a.up = false;
+  for (int i = 0; i < 8; ++i) {
+    cluster.Advance(1000);
+    cluster.ReportAll();
+  }
+  EXPECT_EQ(cluster.State(job), "RUNNING");
+  const v1::DesiredState desired = cluster.core->DesiredFor(NodeName("a"));
+  ASSERT_EQ(desired.jobs_size(), 1);
+  EXPECT_EQ(desired.jobs(0).plan().epoch(), 1u);
+  EXPECT_THAT(desired.jobs(0).ranks(), ::testing::ElementsAre(0));
+  EXPECT_EQ(cluster.core->DesiredFor(NodeName("b")).jobs_size(), 0);
+  cluster.log_refuses = false;
+  cluster.Advance(100);
+  cluster.Settle();
+  EXPECT_EQ(cluster.State(job), "RUNNING");
+  EXPECT_EQ(cluster.Job(job).plan().ranks(0).node(), "b");
+}
+
 TEST(LogTest, RecordsThatDoNotFit_DataLoss) {
   TestCluster cluster;
   cluster.AddNode("a", 1);
@@ -638,6 +701,26 @@ TEST(LogTest, RecordsThatDoNotFit_DataLoss) {
   v1::Record late = cluster.log.back();
   late.set_sequence(late.sequence() + 1);
   EXPECT_EQ(state.Apply(late).code(), absl::StatusCode::kDataLoss) << "final states are final";
+}
+
+TEST(ScaleTest, ReferenceCluster_2048RanksStartAndSurviveALostNode) {
+  TestCluster cluster;
+  for (int i = 0; i < 256; ++i) cluster.AddNode(absl::StrCat("n", 1000 + i), 8);
+  cluster.AddNode("spare", 8, true);
+  const std::string job = cluster.Submit(2048);
+  cluster.Settle();
+  ASSERT_EQ(cluster.State(job), "RUNNING");
+  const v1::DesiredState desired = cluster.core->DesiredFor(NodeName("n1000"));
+  EXPECT_EQ(desired.jobs(0).peers_size(), 2048);
+  EXPECT_LT(desired.ByteSizeLong(), static_cast<size_t>(limits::kMaxGrpcMessageBytes));
+  cluster.nodes["n1100"].up = false;
+  for (int i = 0; i < 6; ++i) {
+    cluster.Advance(1000);
+    cluster.ReportAll();
+  }
+  cluster.Settle();
+  EXPECT_EQ(cluster.State(job), "RUNNING");
+  EXPECT_EQ(cluster.Job(job).epoch(), 2u);
 }
 
 TEST(EventsTest, AfterAndLimit_SelectTheNewest) {

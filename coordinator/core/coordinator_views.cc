@@ -48,6 +48,7 @@ v1::JobStatus CoordinatorCore::StatusOf(const DurableJob& job, bool include_rank
   status.set_started_ms(job.started_ms);
   status.set_finished_ms(job.finished_ms);
   status.set_restarts(job.restarts);
+  status.set_tokens_per_second(job.tokens_per_second);
   status.set_eta_s(IsFinal(job.state) ? 0 : -1);
   const Gang* gang = FindGang(job.id);
   if (gang == nullptr || IsFinal(job.state)) return status;

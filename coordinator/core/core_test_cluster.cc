@@ -24,6 +24,9 @@ PlanningFunctions SimplePlanning() {
   };
   planning.make_plan = [](const std::string& job, uint64_t epoch, const v1::JobSpec& spec,
                           const std::vector<FreeNode>& nodes) -> absl::StatusOr<v1::Plan> {
+    if (spec.parallelism().pipeline() == kUnplannablePipeline) {
+      return absl::InvalidArgumentError("spec.parallelism.pipeline: no model has so many layers");
+    }
     v1::Plan plan;
     plan.set_job(job);
     plan.set_epoch(epoch);

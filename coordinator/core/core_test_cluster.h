@@ -13,7 +13,8 @@
 
 namespace fathom {
 
-// Places ranks on the free devices in the order given.
+// Places ranks on the free devices in the order given; refuses one shape.
+inline constexpr int32_t kUnplannablePipeline = 13;
 PlanningFunctions SimplePlanning();
 
 struct TestNode {

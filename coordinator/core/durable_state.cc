@@ -108,6 +108,7 @@ absl::Status DurableState::ApplyJobChange(const v1::Record& record) {
   if (change.has_checkpoint()) job->checkpoint = change.checkpoint();
   if (change.has_last_step()) job->last_step = change.last_step();
   if (change.has_validation()) job->validation = change.validation();
+  if (change.tokens_per_second() > 0) job->tokens_per_second = change.tokens_per_second();
   if (!change.weights_sha256().empty()) job->weights_sha256 = change.weights_sha256();
   if (!change.request_id().empty()) {
     commands_.push_back({change.request_id(), record.kind(), job->id});
@@ -211,8 +212,8 @@ std::string DurableState::Fingerprint() const {
     absl::StrAppend(&text, number, " ", job->id.value(), " ", job->name.value(), " ",
                     NameOfState(job->state), " '", job->reason, "' epoch ", job->epoch, " ");
     absl::StrAppend(&text, job->best_step, " ", job->restarts, " ", job->stalled_restarts, " ",
-                    job->weights_sha256, " ", job->submitted_ms, " ", job->started_ms, " ",
-                    job->finished_ms, "\n");
+                    job->weights_sha256, " ", job->tokens_per_second, " ", job->submitted_ms, " ",
+                    job->started_ms, " ", job->finished_ms, "\n");
     absl::StrAppend(&text, job->plan == nullptr ? "no plan" : job->plan->ShortDebugString(), "\n",
                     job->resume_from.ShortDebugString(), job->checkpoint.ShortDebugString(),
                     job->last_step.ShortDebugString(), job->validation.ShortDebugString(), "\n",

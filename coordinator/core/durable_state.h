@@ -39,6 +39,7 @@ struct DurableJob {
   std::string weights_sha256;
   v1::StepReport last_step;  // once it ended
   v1::ValidationReport validation;
+  double tokens_per_second = 0;
   int64_t submitted_ms = 0;
   int64_t started_ms = 0;
   int64_t finished_ms = 0;

@@ -172,12 +172,20 @@ std::vector<int32_t> Gang::WantedOn(const NodeName& node) const {
   std::vector<int32_t> wanted;
   for (const v1::RankAssignment& assignment : plan_->ranks()) {
     if (assignment.node() != node.value()) continue;
-    const int32_t rank = assignment.rank();
-    const bool done_before = ranks_[rank].state() == v1::RANK_STATE_FINISHED &&
-                             node_incarnation_[rank] != incarnation_of_[rank];
-    if (!done_before) wanted.push_back(rank);
+    if (!DoneBefore(assignment.rank())) wanted.push_back(assignment.rank());
   }
   return wanted;
+}
+
+bool Gang::DoneBefore(int32_t rank) const {
+  return ranks_[rank].state() == v1::RANK_STATE_FINISHED &&
+         node_incarnation_[rank] != incarnation_of_[rank];
+}
+
+int Gang::DoneBeforeCount() const {
+  int count = 0;
+  for (size_t i = 0; i < ranks_.size(); ++i) count += DoneBefore(static_cast<int32_t>(i));
+  return count;
 }
 
 void Gang::CountStep(const v1::StepReport& step) {

@@ -46,6 +46,7 @@ class Gang {
   // Ranks on `node` that it should run: those of the plan, except that a later incarnation of the
   // node does not run again what an earlier one finished.
   std::vector<int32_t> WantedOn(const NodeName& node) const;
+  int DoneBeforeCount() const;  // ranks left out for that reason
 
   int64_t best_step() const { return best_step_; }
   const v1::CheckpointReport& checkpoint() const { return checkpoint_; }
@@ -61,6 +62,7 @@ class Gang {
   void Missing(int32_t rank, int64_t incarnation);
   void Fail(int32_t rank, const std::string& message);
   void CountStep(const v1::StepReport& step);
+  bool DoneBefore(int32_t rank) const;
 
   std::shared_ptr<const v1::Plan> plan_;
   int64_t since_steady_ms_;
