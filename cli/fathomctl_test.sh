@@ -34,7 +34,10 @@ check() {
 }
 
 # A port that nobody listens on: bound once and given up.
-port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+port=$(python3 -c 'import socket
+s = socket.socket()
+s.bind(("127.0.0.1", 0))
+print(s.getsockname()[1])')
 nobody=127.0.0.1:$port
 
 expect 5 "$nobody can't be reached" --coordinator "$nobody" get nodes

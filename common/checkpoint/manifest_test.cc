@@ -220,14 +220,26 @@ struct Lie {
   std::string complaint;
 };
 
-TEST(CheckManifestTest, LyingManifest_IsRefusedWithWhatIsWrong) {
-  const std::string folder = FreshFolder();
-  const v1::CheckpointManifest good = *[&] {
-    WriteSample(folder);
-    return ReadManifest(folder + "/" + kManifestFile);
-  }();
-  ASSERT_TRUE(CheckManifest(good).ok());
-  using M = v1::CheckpointManifest;
+v1::CheckpointManifest GoodManifest(const std::string& folder) {
+  WriteSample(folder);
+  const auto manifest = ReadManifest(folder + "/" + kManifestFile);
+  EXPECT_TRUE(manifest.ok()) << manifest.status();
+  return *manifest;
+}
+
+void ExpectRefused(const v1::CheckpointManifest& good, const std::vector<Lie>& lies) {
+  for (const Lie& lie : lies) {
+    v1::CheckpointManifest manifest = good;
+    lie.tell(manifest);
+    const absl::Status status = CheckManifest(manifest);
+    EXPECT_TRUE(absl::IsDataLoss(status)) << lie.name << ": " << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(lie.complaint)) << lie.name;
+  }
+}
+
+using M = v1::CheckpointManifest;
+
+TEST(CheckManifestTest, LyingHead_IsRefusedWithWhatIsWrong) {
   const std::vector<Lie> lies = {
       {"format", [](M& m) { m.set_format("other/3"); }, "format \"other/3\""},
       {"step", [](M& m) { m.set_step(-1); }, "step -1"},
@@ -252,6 +264,12 @@ TEST(CheckManifestTest, LyingManifest_IsRefusedWithWhatIsWrong) {
          m.mutable_spec()->mutable_model()->set_n_routed_experts(4096);
        },
        "tensors are missing"},
+  };
+  ExpectRefused(GoodManifest(FreshFolder()), lies);
+}
+
+TEST(CheckManifestTest, LyingPieces_AreRefusedWithWhatIsWrong) {
+  const std::vector<Lie> lies = {
       {"unknown tensor", [](M& m) { m.mutable_shards(0)->mutable_pieces(0)->set_tensor("x"); },
        "holds tensor \"x\", which the model doesn't have"},
       {"range beyond",
@@ -283,13 +301,7 @@ TEST(CheckManifestTest, LyingManifest_IsRefusedWithWhatIsWrong) {
        },
        "is missing"},
   };
-  for (const Lie& lie : lies) {
-    v1::CheckpointManifest manifest = good;
-    lie.tell(manifest);
-    const absl::Status status = CheckManifest(manifest);
-    EXPECT_TRUE(absl::IsDataLoss(status)) << lie.name << ": " << status;
-    EXPECT_THAT(std::string(status.message()), HasSubstr(lie.complaint)) << lie.name;
-  }
+  ExpectRefused(GoodManifest(FreshFolder()), lies);
 }
 
 TEST(ReadManifestTest, WhatIsNoManifest_IsRefusedByName) {

@@ -8,7 +8,6 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <functional>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -99,121 +98,72 @@ TEST(TokenFileTest, RangePastTheEnd_IsOutOfRange) {
       absl::IsOutOfRange(file->CopyTokens(Split::kTraining, INT64_MAX, absl::MakeSpan(four))));
 }
 
-struct Lie {
-  std::string name;
-  std::function<void(std::string&)> tell;
-  std::string complaint;
-};
+void ExpectRefused(const std::string& path, const std::string& bytes,
+                   const std::string& complaint) {
+  WriteAll(path, bytes);
+  const auto file = TokenFile::Open(path);
+  ASSERT_FALSE(file.ok()) << complaint;
+  EXPECT_TRUE(absl::IsDataLoss(file.status())) << file.status();
+  EXPECT_THAT(std::string(file.status().message()), HasSubstr(complaint));
+  EXPECT_THAT(std::string(file.status().message()), HasSubstr(path));
+  EXPECT_THAT(std::string(file.status().message()), HasSubstr("fathomctl data prepare"));
+}
 
-TEST(TokenFileTest, LyingFile_IsRefusedWithWhatIsWrong) {
+TEST(TokenFileTest, FileOfTheWrongSize_IsRefusedWithItsSize) {
   const std::string path = FreshFolder() + "/sample.tokens";
   WriteSample(path, 257);
   const std::string good = ReadAll(path);
-  const std::vector<Lie> lies = {
-      {"empty", [](std::string& b) { b.clear(); }, "0 bytes, shorter than its header"},
-      {"half a header", [](std::string& b) { b.resize(300); },
-       "300 bytes, shorter than its header"},
-      {"no payload", [](std::string& b) { b.resize(512); }, "but 0 bytes follow it"},
-      {"one byte short", [](std::string& b) { b.pop_back(); }, "but 35 bytes follow it"},
-      {"one token more", [](std::string& b) { b += "ab"; }, "but 38 bytes follow it"},
-      {"text", [](std::string& b) { b.replace(0, 8, "Once upo"); }, "not a token file"},
-      {"flipped header bit", [](std::string& b) { b[40] ^= 1; }, "header's hash doesn't match"},
-      {"version",
-       [](std::string& b) {
-         SetNumber(b, 8, 2, 4);
-         Reseal(b);
-       },
-       "version 2"},
-      {"byte order",
-       [](std::string& b) {
-         SetNumber(b, 12, 0x04030201, 4);
-         Reseal(b);
-       },
-       "the other byte order"},
-      {"header size",
-       [](std::string& b) {
-         SetNumber(b, 16, 1 << 30, 4);
-         Reseal(b);
-       },
-       "a header of 1073741824 bytes"},
-      {"width",
-       [](std::string& b) {
-         SetNumber(b, 20, 1, 4);
-         Reseal(b);
-       },
-       "1 bytes per token"},
-      {"width 0",
-       [](std::string& b) {
-         SetNumber(b, 20, 0, 4);
-         Reseal(b);
-       },
-       "0 bytes per token"},
-      {"tokenizer",
-       [](std::string& b) {
-         SetNumber(b, 24, 9, 4);
-         Reseal(b);
-       },
-       "tokenizer kind 9"},
-      {"separator",
-       [](std::string& b) {
-         SetNumber(b, 28, 257, 4);
-         Reseal(b);
-       },
-       "separator 257"},
-      {"vocabulary 0",
-       [](std::string& b) {
-         SetNumber(b, 32, 0, 8);
-         Reseal(b);
-       },
-       "a vocabulary of 0"},
-      {"vocabulary",
-       [](std::string& b) {
-         SetNumber(b, 32, ~0ull, 8);
-         Reseal(b);
-       },
-       "a vocabulary of 18446744073709551615"},
-      {"no tokens",
-       [](std::string& b) {
-         SetNumber(b, 40, 0, 8);
-         Reseal(b);
-       },
-       "no training tokens"},
-      {"counts that wrap",
-       [](std::string& b) {
-         SetNumber(b, 40, ~0ull - 2, 8);
-         SetNumber(b, 48, 21, 8);
-         Reseal(b);
-       },
-       "tokens of 2 bytes"},
-      {"a product that wraps",
-       [](std::string& b) {
-         SetNumber(b, 40, (1ull << 63) + 15, 8);
-         Reseal(b);
-       },
-       "tokens of 2 bytes"},
-      {"documents",
-       [](std::string& b) {
-         SetNumber(b, 56, 1000, 8);
-         Reseal(b);
-       },
-       "more documents than tokens"},
-      {"entropy",
-       [](std::string& b) {
-         SetNumber(b, 72, 0x7FF8000000000000u, 8);
-         Reseal(b);
-       },
-       "not a number"},
-  };
-  for (const Lie& lie : lies) {
+  ExpectRefused(path, "", "0 bytes, shorter than its header");
+  ExpectRefused(path, good.substr(0, 300), "300 bytes, shorter than its header");
+  ExpectRefused(path, good.substr(0, 512), "but 0 bytes follow it");
+  ExpectRefused(path, good.substr(0, good.size() - 1), "but 35 bytes follow it");
+  ExpectRefused(path, good + "ab", "but 38 bytes follow it");
+}
+
+TEST(TokenFileTest, FileOfAnotherKindOrTouchedHeader_IsRefused) {
+  const std::string path = FreshFolder() + "/sample.tokens";
+  WriteSample(path, 257);
+  std::string bytes = ReadAll(path);
+  bytes[40] ^= 1;
+  ExpectRefused(path, bytes, "header's hash doesn't match");
+  ExpectRefused(path, bytes.replace(0, 8, "Once upo"), "not a token file");
+}
+
+// One number of the header that is not so, under a hash that fits.
+struct Lie {
+  size_t offset;
+  size_t width;
+  uint64_t value;
+  const char* complaint;
+};
+constexpr Lie kLies[] = {
+    {8, 4, 2, "version 2"},
+    {12, 4, 0x04030201, "the other byte order"},
+    {16, 4, 1 << 30, "a header of 1073741824 bytes"},
+    {20, 4, 1, "1 bytes per token"},
+    {20, 4, 0, "0 bytes per token"},
+    {24, 4, 9, "tokenizer kind 9"},
+    {28, 4, 257, "separator 257"},
+    {32, 8, 0, "a vocabulary of 0"},
+    {32, 8, ~uint64_t{0}, "a vocabulary of 18446744073709551615"},
+    {40, 8, 0, "no training tokens"},
+    {40, 8, 16, "tokens of 2 bytes"},
+    {40, 8, (uint64_t{1} << 63) + 15, "tokens of 2 bytes"},  // times 2 wraps around to the truth
+    {48, 8, ~uint64_t{0} - 14, "tokens of 2 bytes"},         // so does the sum
+    {56, 8, 1000, "more documents than tokens"},
+    {64, 8, 1000, "more documents than tokens"},
+    {72, 8, 0x7FF8000000000000u, "not a number"},
+};
+
+TEST(TokenFileTest, LyingHeader_IsRefusedWithWhatIsWrong) {
+  const std::string path = FreshFolder() + "/sample.tokens";
+  WriteSample(path, 257);
+  const std::string good = ReadAll(path);
+  for (const Lie& lie : kLies) {
     std::string bytes = good;
-    lie.tell(bytes);
-    WriteAll(path, bytes);
-    const auto file = TokenFile::Open(path);
-    ASSERT_FALSE(file.ok()) << lie.name;
-    EXPECT_TRUE(absl::IsDataLoss(file.status())) << lie.name << ": " << file.status();
-    EXPECT_THAT(std::string(file.status().message()), HasSubstr(lie.complaint)) << lie.name;
-    EXPECT_THAT(std::string(file.status().message()), HasSubstr(path)) << lie.name;
-    EXPECT_THAT(std::string(file.status().message()), HasSubstr("fathomctl data prepare"));
+    SetNumber(bytes, lie.offset, lie.value, lie.width);
+    Reseal(bytes);
+    ExpectRefused(path, bytes, lie.complaint);
   }
 }
 
