@@ -179,6 +179,28 @@ class BadInputTest(unittest.TestCase):
                 self.assertIn("late.tokens", job["reason"] + result.stderr)
                 wait_until(lambda: not self.cluster.rank_pids(), 20, "its ranks are gone")
 
+    def test_text_that_makes_no_token_file_is_refused(self):
+        empty, binary = self.path("empty.txt"), self.path("binary.txt")
+        with open(empty, "wb"):
+            pass
+        with open(binary, "wb") as stream:
+            stream.write(bytes(range(256)) * 40)
+        out = self.path("out.tokens")
+        cases = (
+            ((empty, "-o", out), r"empty\.txt|no (text|tokens|documents)"),
+            ((binary, "-o", out), r"binary\.txt"),
+            ((self.path("nowhere.txt"), "-o", out), r"nowhere\.txt"),
+            ((self.cluster.folder, "-o", out), r"folder"),
+            ((self.path("text.txt"), "-o", self.path("no/such/folder/out.tokens")), r"folder"),
+            ((self.path("text.txt"), "-o", empty), r"empty\.txt"),
+            ((self.path("text.txt"), "-o", out, "--tokenizer", binary), r"binary\.txt"),
+            ((self.path("text.txt"), "-o", out, "--validation-fraction", "2"), r"fraction"),
+        )
+        for arguments, words in cases:
+            with self.subTest(arguments=arguments), Unchanged(self, self.cluster):
+                result = self.cluster.ctl("data", "prepare", *arguments, expect=None)
+                self.refused(result, (ERROR, USAGE, NOT_FOUND, REFUSED), words)
+
     # --- Checkpoints ---
 
     def test_corrupt_checkpoint_is_found_and_not_trusted(self):
@@ -274,7 +296,29 @@ class BadInputTest(unittest.TestCase):
                                         capture_output=True, timeout=30)
                 self.assertNotEqual(result.returncode, 0)
                 self.assertRegex(result.stderr, words)
-        self.assertFalse(os.path.exists(os.path.join(state, "log.db")))
+        self.assertEqual(self.files_below(state), [])
+
+    @staticmethod
+    def files_below(folder):
+        return [name for _, _, names in os.walk(folder) for name in names]
+
+    def test_second_coordinator_over_the_same_state_is_refused(self):
+        with Unchanged(self, self.cluster):
+            result = subprocess.run(
+                [program("coordinator/service/fathom-coordinator"), "--listen-address",
+                 "127.0.0.1:0", "--metrics-address", "127.0.0.1:0", "--state-directory",
+                 os.path.join(self.cluster.state, "coordinator")],
+                env=self.cluster.environment, text=True, capture_output=True, timeout=30)
+            self.assertNotEqual(result.returncode, 0)
+            self.assertRegex(result.stderr, r"lock|another")
+
+    def test_second_cluster_over_the_same_ports_is_refused(self):
+        address = self.cluster.coordinator()["address"]
+        with Cluster.unstarted(nodes=1) as other:
+            result = other.ctl("local", "up", "--nodes", "1", "--coordinator-port",
+                               address.rsplit(":", 1)[1], "--metrics-port", "0", expect=None)
+            self.assertNotEqual(result.returncode, OK)
+            self.assertRegex(result.stderr, r"in use|another|listen")
 
 
 class FullDiskTest(unittest.TestCase):

@@ -3,7 +3,7 @@
 
 import unittest
 
-from harness import NOT_FOUND, OK, REFUSED, Cluster, wait_until
+from harness import NOT_FOUND, OK, REFUSED, TIMED_OUT, Cluster, wait_until
 
 ENDLESS = {"steps": 1000000}
 
@@ -16,6 +16,9 @@ class CancelledJobTest(unittest.TestCase):
             cluster.wait_for_job("endless", lambda job: job["step"] >= 2, 60, "has done two steps")
             self.assertEqual(len(cluster.rank_pids()), 2)
 
+            # It can be waited for so long and no longer, and has its name to itself.
+            cluster.ctl("wait", "endless", "--timeout", "1", expect=TIMED_OUT)
+            cluster.ctl("submit", "-f", cluster.job_file("endless"), expect=REFUSED)
             cluster.ctl("cancel", "endless")
             job = cluster.wait_for_job("endless", lambda job: job["state"] == "CANCELLED", 20,
                                        "is cancelled")

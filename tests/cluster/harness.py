@@ -84,6 +84,13 @@ class Cluster:
         # What the daemons are started under, such as a mount namespace.
         self.launcher = []
 
+    @classmethod
+    def unstarted(cls, **arguments):
+        """One whose daemons the test brings up, or fails to, by itself."""
+        cluster = cls(**arguments)
+        cluster.up = lambda: None
+        return cluster
+
     def __enter__(self):
         try:
             self.up()
@@ -153,7 +160,8 @@ class Cluster:
             text = os.path.join(self.folder, "text.txt")
             self._token_file = os.path.join(self.folder, "text.tokens")
             write_text(text, 200)
-            self.ctl("data", "prepare", text, "-o", self._token_file)
+            self.ctl("data", "prepare", text, "-o", self._token_file,
+                     "--validation-fraction", "0.1")
         return self._token_file
 
     def job_file(self, name="toy", **changes):
