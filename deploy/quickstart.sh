@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From a fresh clone on Debian 12 to a trained model: installs, builds, prepares 40 MB of English,
-# starts a coordinator and 4 node daemons of 2 ranks each on this machine, trains the "tiny" model in
-# fp8 over them, and ends with a summary. A second run uses what is there.
+# starts a coordinator and 4 node daemons of 2 ranks each on this machine, trains the "tiny" model
+# in fp8 over them, and ends with a summary. A second run uses what is there.
 #
 #   deploy/quickstart.sh [options]
 #     --steps N         optimizer steps; default: those of deploy/examples/tiny.yaml
@@ -127,18 +127,22 @@ Look further:
   export PATH=$root/bazel-bin/cli:\$PATH FATHOM_STATE_DIR=$state
 END
 if ((keep_running)); then
+  metrics=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["metrics_address"])' \
+    "$state/coordinator/coordinator.json")
   cat <<END
-  fathomctl get jobs -o wide          fathomctl describe job $JOB
-  fathomctl logs $JOB --rank 0         fathomctl get nodes; fathomctl get events
-  fathomctl checkpoint list $JOB       fathomctl submit -f $root/deploy/examples/toy.yaml \\
-                                        --set spec.data.token_file=$tokens --wait
-  prometheus --config.file=$root/dashboards/prometheus/prometheus.yml   # needs a folder to write to
+  fathomctl get jobs -o wide; fathomctl get nodes; fathomctl get events
+  fathomctl describe job $JOB; fathomctl logs $JOB --rank 0; fathomctl checkpoint list $JOB
+  fathomctl submit -f $root/deploy/examples/toy.yaml --set spec.data.token_file=$tokens --wait
+Metrics, and whom to scrape:
+  http://$metrics/metrics  http://$metrics/sd
+  prometheus --config.file=$root/dashboards/prometheus/prometheus.yml \\
+    --storage.tsdb.path=$state/prometheus
 Stop it all:
   $root/deploy/quickstart.sh --down${state_option:+ $state_option}
 END
 else
   cat <<END
-  fathomctl local up --nodes $NODES --ranks-per-node $RANKS_PER_NODE     # the same cluster again, with its jobs
+  fathomctl local up --nodes $NODES --ranks-per-node $RANKS_PER_NODE   # the same cluster again
   fathomctl describe job $JOB; fathomctl logs $JOB --rank 0; fathomctl checkpoint list $JOB
   fathomctl local down
 END

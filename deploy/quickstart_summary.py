@@ -42,7 +42,8 @@ def summary_of(job, data, nodes, ranks_per_node):
 
 def report(summary):
     """The summary for people; losses and entropies are nats per byte."""
-    yield f"steps            {summary['steps']} on {summary['ranks']} ranks, {summary['nodes']} nodes"
+    yield f"steps            {summary['steps']}, on {summary['nodes']} nodes with " \
+          f"{summary['ranks']} ranks"
     yield f"final loss       {summary['final_loss']:.4f}"
     yield f"validation loss  {summary['validation_loss']:.4f}   nats per byte, on held-out text"
     yield f"  to hold it against: unigram entropy {summary['unigram_entropy']:.4f}, " \

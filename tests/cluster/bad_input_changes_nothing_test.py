@@ -46,8 +46,8 @@ JOB_FILES = (
     ("has a negative number of steps", HEAD + "spec:\n" + TOY + "  training: {steps: -1}\n", None,
      r"steps"),
     ("has fewer micro-batches than DualPipe needs",
-     HEAD + "spec:\n" + TOY + "  parallelism: {pipeline: 2}\n  training: {micro_batches: 2}\n", None,
-     r"micro_batches"),
+     HEAD + "spec:\n" + TOY + "  parallelism: {pipeline: 2}\n  training: {micro_batches: 2}\n",
+     None, r"micro_batches"),
     ("spreads experts over ranks that don't divide them",
      HEAD + "spec:\n" + TOY + "  parallelism: {expert: 3}\n", None, r"expert"),
     ("has groups that don't divide the experts",
@@ -60,7 +60,8 @@ JOB_FILES = (
      r"hidden_size"),
     ("asks for more ranks than can be counted",
      HEAD + "spec:\n" + TOY +
-     "  parallelism: {pipeline: 2000000000, expert: 2000000000, replicas: 2000000000}\n", None, r"."),
+     "  parallelism: {pipeline: 2000000000, expert: 2000000000, replicas: 2000000000}\n", None,
+     r"parallelism"),
     ("has a rope dimension that is odd",
      HEAD + "spec:\n  model: {preset: toy, qk_rope_head_dim: 7}\n" + DATA, None,
      r"qk_rope_head_dim"),
@@ -68,7 +69,7 @@ JOB_FILES = (
 
 
 class Unchanged:
-    """Holds a cluster to having the same jobs, events and checkpoints at the end as at the start."""
+    """Holds a cluster to having the same jobs, events and files at the end as at the start."""
 
     def __init__(self, test, cluster):
         self._test = test

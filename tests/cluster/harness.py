@@ -143,7 +143,7 @@ class Cluster:
         raise AssertionError(f"no job is called {name}")
 
     def coordinator(self):
-        """What the coordinator says of itself in its state folder: address, metrics_address, pid."""
+        """What the coordinator's state folder says of it: address, metrics_address, pid."""
         with open(self.inside("coordinator/coordinator.json"), encoding="utf-8") as stream:
             return json.load(stream)
 
