@@ -74,7 +74,7 @@ absl::StatusOr<Simulation> Simulate(const Schedule& schedule, const std::vector<
   FATHOM_RETURN_IF_ERROR(CheckSchedule(schedule));
   FATHOM_RETURN_IF_ERROR(CheckCosts(schedule, stages, message_time));
   auto costs_of = [&](int rank, const Op& op) -> const StageCosts& {
-    return stages[stages.size() == 1 ? 0 : StageOf(schedule, rank, op.direction)];
+    return stages[stages.size() == 1 ? 0 : StageOf(schedule, rank, op.direction, op.chunk)];
   };
   Simulation result;
   result.ranks.resize(schedule.ranks);
@@ -100,7 +100,8 @@ absl::StatusOr<Simulation> Simulate(const Schedule& schedule, const std::vector<
     state.busy += cost;
     state.finish = start + cost;
     for (const Message& message : messages.sends) {
-      arrivals[message.channel].push_back(state.finish + message_time);
+      const bool local = message.channel.from == message.channel.to;
+      arrivals[message.channel].push_back(state.finish + (local ? 0 : message_time));
     }
   }));
   for (const SimulatedRank& rank : result.ranks) {

@@ -24,8 +24,8 @@ struct SimulatedRank {
   double finish = 0;
   double busy = 0;
   double idle = 0;    // makespan - busy
-  int peak_live = 0;  // micro-batches with activations held: from the forward's start until the
-                      // backward's end, or the end of W when that is deferred
+  int peak_live = 0;  // micro-batches with activations held, one for each chunk: from the forward's
+                      // start until the backward's end, or the end of W when that is deferred
   std::vector<double> starts;  // of each instruction
   std::vector<double> ends;
 };

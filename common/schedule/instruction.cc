@@ -20,12 +20,18 @@ const char* Letter(OpKind kind) {
   return "?";
 }
 
+// Whether this pass over the ranks goes from the last to the first.
+bool GoesBackUp(const Schedule& schedule, int direction, int chunk) {
+  return direction == 1 || (schedule.placement == Placement::kV && chunk % 2 == 1);
+}
+
 }  // namespace
 
 std::string ToString(const Op& op) {
   // The FIFO says which entry a W runs.
   if (op.kind == OpKind::kWeight) return Letter(op.kind);
-  return absl::StrCat(Letter(op.kind), op.direction, ".", op.micro_batch);
+  // Two directions have one chunk each, so one number tells both.
+  return absl::StrCat(Letter(op.kind), op.direction + op.chunk, ".", op.micro_batch);
 }
 
 std::string ToString(const Instruction& instruction) {
@@ -43,14 +49,24 @@ std::string ToString(const std::vector<Instruction>& list) {
   return text;
 }
 
-int StageOf(const Schedule& schedule, int rank, int direction) {
+int StageOf(const Schedule& schedule, int rank, int direction, int chunk) {
   FATHOM_CHECK(rank >= 0 && rank < schedule.ranks) << rank;
   FATHOM_CHECK(direction >= 0 && direction < schedule.directions) << direction;
-  return direction == 0 ? rank : schedule.ranks - 1 - rank;
+  FATHOM_CHECK(chunk >= 0 && chunk < schedule.chunks) << chunk;
+  const int place = GoesBackUp(schedule, direction, chunk) ? schedule.ranks - 1 - rank : rank;
+  return chunk * schedule.ranks + place;
 }
 
 int RankOf(const Schedule& schedule, int stage, int direction) {
-  return StageOf(schedule, stage, direction);  // the mirror of the mirror
+  FATHOM_CHECK(direction >= 0 && direction < schedule.directions) << direction;
+  const int chunk = ChunkOf(schedule, stage);
+  const int place = stage % schedule.ranks;
+  return GoesBackUp(schedule, direction, chunk) ? schedule.ranks - 1 - place : place;
+}
+
+int ChunkOf(const Schedule& schedule, int stage) {
+  FATHOM_CHECK(stage >= 0 && stage < schedule.stages) << stage;
+  return stage / schedule.ranks;
 }
 
 int BatchesPerDirection(const Schedule& schedule) {

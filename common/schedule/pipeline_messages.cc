@@ -12,17 +12,18 @@ namespace {
 void AddMessages(const Schedule& schedule, int rank, const Op& op, Messages& messages) {
   if (op.kind == OpKind::kWeight) return;
   const bool gradients = op.kind != OpKind::kForward;
-  const int stage = StageOf(schedule, rank, op.direction);
+  const int stage = StageOf(schedule, rank, op.direction, op.chunk);
   const int source = gradients ? stage + 1 : stage - 1;
   const int target = gradients ? stage - 1 : stage + 1;
   auto exists = [&](int other) { return other >= 0 && other < schedule.stages; };
   if (exists(source)) {
     const int peer = RankOf(schedule, source, op.direction);
-    messages.receives.push_back({{peer, rank, gradients}, op.direction, op.micro_batch});
+    const int sender = ChunkOf(schedule, source);
+    messages.receives.push_back({{peer, rank, gradients}, op.direction, op.micro_batch, sender});
   }
   if (exists(target)) {
     const int peer = RankOf(schedule, target, op.direction);
-    messages.sends.push_back({{rank, peer, gradients}, op.direction, op.micro_batch});
+    messages.sends.push_back({{rank, peer, gradients}, op.direction, op.micro_batch, op.chunk});
   }
 }
 
@@ -73,10 +74,12 @@ class Replayer {
       return true;
     }
     if (state.sent < state.messages.sends.size()) {
-      ChannelState& channel = channels_[state.messages.sends[state.sent].channel];
-      if (slots_ > 0 && channel.held >= slots_) return false;
+      const Message& message = state.messages.sends[state.sent];
+      ChannelState& channel = channels_[message.channel];
+      const bool local = message.channel.from == message.channel.to;
+      if (slots_ > 0 && !local && channel.held >= slots_) return false;
       ++channel.held;
-      channel.arrived.push_back(state.messages.sends[state.sent]);
+      channel.arrived.push_back(message);
       ++state.sent;
       return true;
     }
@@ -130,9 +133,9 @@ class Replayer {
 }  // namespace
 
 std::string ToString(const Message& message) {
-  return absl::StrCat(message.channel.gradients ? "gradient B" : "activation F", message.direction,
-                      ".", message.micro_batch, " from rank ", message.channel.from, " to rank ",
-                      message.channel.to);
+  return absl::StrCat(message.channel.gradients ? "gradient B" : "activation F",
+                      message.direction + message.chunk, ".", message.micro_batch, " from rank ",
+                      message.channel.from, " to rank ", message.channel.to);
 }
 
 Messages MessagesOf(const Schedule& schedule, int rank, const Instruction& instruction) {

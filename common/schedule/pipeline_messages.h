@@ -5,7 +5,8 @@
 // a backward takes and gives gradients the other way. Between two ranks each kind is one channel:
 // an ordered queue. (As one queue for both kinds, DualPipe on six ranks or more would take messages
 // in another order than they are sent.) The first stage takes no activations, the last no
-// gradients.
+// gradients. Where a rank holds two stages in a row it hands over to itself: such a message has the
+// same rank at both ends, needs no room, and takes no time.
 #ifndef FATHOM_COMMON_SCHEDULE_PIPELINE_MESSAGES_H_
 #define FATHOM_COMMON_SCHEDULE_PIPELINE_MESSAGES_H_
 
@@ -31,6 +32,7 @@ struct Message {
   Channel channel;
   int direction = 0;
   int micro_batch = 0;
+  int chunk = 0;  // of the op that sends it
 
   friend bool operator==(const Message&, const Message&) = default;
 };
@@ -45,7 +47,8 @@ struct Messages {
 Messages MessagesOf(const Schedule& schedule, int rank, const Instruction& instruction);
 
 // Runs all lists: a rank starts its next instruction when all its messages have arrived, then
-// sends; a send waits while its channel holds `slots` messages (0: never waits), and a message
+// sends; a send waits while its channel holds `slots` messages (0: never waits; nor does one to
+// itself), and a message
 // leaves its channel when the instruction that took it has ended. Calls `started` for each
 // instruction, in an order that respects every dependency. FAILED_PRECONDITION: a deadlock; says
 // what each rank waits for.

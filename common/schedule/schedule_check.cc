@@ -1,7 +1,6 @@
 #include "common/schedule/schedule_check.h"
 
 #include <algorithm>
-#include <array>
 #include <deque>
 #include <map>
 #include <string>
@@ -24,8 +23,16 @@ absl::Status CheckShape(const Schedule& s) {
   if (s.lists.size() != static_cast<size_t>(s.ranks)) {
     return bad(s.lists.size(), " lists for ", s.ranks, " ranks; each rank needs one");
   }
-  if (s.stages != s.ranks) return bad(s.stages, " stages for ", s.ranks, " ranks");
+  if (s.chunks < 1 || s.stages != int64_t{s.ranks} * s.chunks) {
+    return bad(s.stages, " stages for ", s.ranks, " ranks of ", s.chunks, " chunks");
+  }
   if (s.directions != 1 && s.directions != 2) return bad(s.directions, " directions; 1 or 2");
+  if (s.chunks > 1 && s.directions == 2) {
+    return bad(s.chunks, " chunks in two directions; each direction has one");
+  }
+  if (s.placement == Placement::kV && s.chunks != 2) {
+    return bad(s.chunks, " chunks in the shape of a V; it has 2");
+  }
   if (s.directions == 2 && s.ranks % 2 != 0) {
     return bad(s.ranks, " ranks; two directions need an even number");
   }
@@ -39,7 +46,11 @@ absl::Status CheckShape(const Schedule& s) {
 class RankReader {
  public:
   explicit RankReader(const Schedule& schedule)
-      : directions_(schedule.directions), per_direction_(BatchesPerDirection(schedule)) {}
+      : directions_(schedule.directions),
+        chunks_(schedule.chunks),
+        per_direction_(BatchesPerDirection(schedule)),
+        forwards_(directions_ * chunks_, 0),
+        backwards_(directions_ * chunks_, 0) {}
 
   // Empty, or what is wrong.
   std::string Read(const Instruction& instruction) {
@@ -54,10 +65,10 @@ class RankReader {
   }
 
   std::string Finish(bool forward_only) const {
-    for (int d = 0; d < directions_; ++d) {
-      if (forwards_[d] != per_direction_) return Count("forwards", d, forwards_[d]);
+    for (int i = 0; i < directions_ * chunks_; ++i) {
+      if (forwards_[i] != per_direction_) return Count("forwards", i, forwards_[i]);
       const int backwards = forward_only ? 0 : per_direction_;
-      if (backwards_[d] != backwards) return Count("backwards", d, backwards_[d]);
+      if (backwards_[i] != backwards) return Count("backwards", i, backwards_[i]);
     }
     if (!deferred_.empty()) {
       return absl::StrCat(deferred_.size(), " deferred weight gradients are never run");
@@ -70,40 +81,44 @@ class RankReader {
     if (op.direction < 0 || op.direction >= directions_) {
       return absl::StrCat("there is no direction ", op.direction);
     }
+    if (op.chunk < 0 || op.chunk >= chunks_) return absl::StrCat("there is no chunk ", op.chunk);
     if (op.kind == OpKind::kWeight) return ReadWeight(op);
+    const int stage = op.direction * chunks_ + op.chunk;
     const bool forward = op.kind == OpKind::kForward;
-    int& next = forward ? forwards_[op.direction] : backwards_[op.direction];
+    int& next = forward ? forwards_[stage] : backwards_[stage];
     if (op.micro_batch != next || next == per_direction_) {
       return next == per_direction_
                  ? absl::StrCat("all ", per_direction_, " of its direction have come before")
                  : absl::StrCat("micro-batch ", next, " of its direction is next");
     }
-    if (!forward && next >= forwards_[op.direction]) return "its forward has not run before";
+    if (!forward && next >= forwards_[stage]) return "its forward has not run before";
     ++next;
-    if (op.kind == OpKind::kBackwardInput) deferred_.push_back({op.direction, op.micro_batch});
+    if (op.kind == OpKind::kBackwardInput) deferred_.push_back({stage, op.micro_batch});
     return "";
   }
 
   std::string ReadWeight(const Op& op) {
     if (deferred_.empty()) return "no weight gradient is deferred";
-    if (deferred_.front() != std::pair(op.direction, op.micro_batch)) {
-      return absl::StrCat("it names ", op.direction, ".", op.micro_batch,
-                          " but the oldest deferred is ", deferred_.front().first, ".",
-                          deferred_.front().second);
+    const int stage = op.direction * chunks_ + op.chunk;
+    if (deferred_.front() != std::pair(stage, op.micro_batch)) {
+      return absl::StrCat("it names ", stage, ".", op.micro_batch, " but the oldest deferred is ",
+                          deferred_.front().first, ".", deferred_.front().second);
     }
     deferred_.pop_front();
     return "";
   }
 
-  std::string Count(const char* what, int direction, int count) const {
-    return absl::StrCat(count, " ", what, " of direction ", direction, " where there are ",
-                        per_direction_, " micro-batches");
+  std::string Count(const char* what, int index, int count) const {
+    return absl::StrCat(count, " ", what, " of ", chunks_ > 1 ? "chunk " : "direction ", index,
+                        " where there are ", per_direction_, " micro-batches");
   }
 
   const int directions_;
+  const int chunks_;
   const int per_direction_;
-  std::array<int, 2> forwards_ = {0, 0};
-  std::array<int, 2> backwards_ = {0, 0};
+  // By direction, then chunk.
+  std::vector<int> forwards_;
+  std::vector<int> backwards_;
   std::deque<std::pair<int, int>> deferred_;
 };
 
@@ -164,7 +179,9 @@ int MaxInFlight(const Schedule& schedule) {
       const int ended = clock[message.channel.to];
       const auto freed = std::lower_bound(channel.takers.begin(), channel.takers.end(), ended);
       ++channel.sent;
-      most = std::max(most, channel.sent - static_cast<int>(freed - channel.takers.begin()));
+      if (message.channel.from != message.channel.to) {
+        most = std::max(most, channel.sent - static_cast<int>(freed - channel.takers.begin()));
+      }
       channel.arrivals.push_back(clock);
       channel.arrivals.back()[rank] = index + 1;
     }
