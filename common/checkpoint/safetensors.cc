@@ -264,7 +264,8 @@ absl::Status CopyAsFloat(const TensorView& tensor, int64_t begin, absl::Span<flo
 }
 
 absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
-  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const int descriptor =
+      open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);  // a pipe must not hang
   if (descriptor < 0) return ErrnoStatus(errno, "open safetensors file", path);
   struct Closer {
     int descriptor;

@@ -1,7 +1,6 @@
 #include "common/data/token_file.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -11,7 +10,9 @@
 #include <cerrno>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
@@ -26,6 +27,9 @@ static_assert(std::endian::native == std::endian::little, "token files are littl
 constexpr char kMagic[8] = {'F', 'A', 'T', 'H', 'O', 'M', 'T', 'K'};
 constexpr uint32_t kVersion = 1;
 constexpr uint32_t kByteOrderMark = 0x01020304;
+// Multiples of every width of a token.
+constexpr int64_t kReadBytes = 1 << 13;
+constexpr int64_t kVerifyBytes = 1 << 20;
 
 struct Header {
   char magic[8];
@@ -151,13 +155,12 @@ int32_t BytesPerToken(int64_t vocab_size) {
 }
 
 absl::StatusOr<TokenFile> TokenFile::Open(const std::string& path) {
-  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const int descriptor =
+      open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);  // a pipe must not hang
   if (descriptor < 0) return ErrnoStatus(errno, "open token file", path);
-  struct Closer {
-    int descriptor;
-    ~Closer() { close(descriptor); }
-  } closer{descriptor};
-
+  TokenFile file;
+  file.path_ = path;
+  file.descriptor_ = descriptor;
   struct stat status = {};
   if (fstat(descriptor, &status) != 0) return ErrnoStatus(errno, "stat token file", path);
   if (!S_ISREG(status.st_mode)) return Damaged(path, "not a regular file");
@@ -171,40 +174,36 @@ absl::StatusOr<TokenFile> TokenFile::Open(const std::string& path) {
   if (got != sizeof(header)) return Damaged(path, "shorter than its header");
   FATHOM_RETURN_IF_ERROR(CheckHeader(path, header, status.st_size));
 
-  TokenFile file;
-  file.path_ = path;
   file.info_ = InfoOf(header);
-  file.mapping_bytes_ = static_cast<size_t>(status.st_size);
-  void* mapping = mmap(nullptr, file.mapping_bytes_, PROT_READ, MAP_SHARED, descriptor, 0);
-  if (mapping == MAP_FAILED) return ErrnoStatus(errno, "map token file", path);
-  file.mapping_ = static_cast<const uint8_t*>(mapping);
   return file;
 }
 
 TokenFile::TokenFile(TokenFile&& other) noexcept { *this = std::move(other); }
 
 TokenFile& TokenFile::operator=(TokenFile&& other) noexcept {
-  if (this == &other) return *this;
-  Unmap();
-  path_ = std::move(other.path_);
-  info_ = std::move(other.info_);
-  mapping_ = std::exchange(other.mapping_, nullptr);
-  mapping_bytes_ = std::exchange(other.mapping_bytes_, 0);
+  std::swap(path_, other.path_);
+  std::swap(info_, other.info_);
+  std::swap(descriptor_, other.descriptor_);
   return *this;
 }
 
-TokenFile::~TokenFile() { Unmap(); }
-
-void TokenFile::Unmap() {
-  if (mapping_ != nullptr) munmap(const_cast<uint8_t*>(mapping_), mapping_bytes_);
-  mapping_ = nullptr;
+TokenFile::~TokenFile() {
+  if (descriptor_ >= 0) close(descriptor_);
 }
 
-int32_t TokenFile::token(Split split, int64_t index) const {
-  FATHOM_CHECK(index >= 0 && index < tokens(split)) << index << " of " << tokens(split);
-  const int64_t position = index + (split == Split::kValidation ? info_.training_tokens : 0);
-  const int64_t offset = kTokenFileHeaderBytes + position * info_.bytes_per_token;
-  return static_cast<int32_t>(LoadToken(mapping_ + offset, info_.bytes_per_token));
+absl::Status TokenFile::ReadPayload(int64_t offset, absl::Span<uint8_t> out) const {
+  while (!out.empty()) {
+    const ssize_t got = pread(descriptor_, out.data(), out.size(), kTokenFileHeaderBytes + offset);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return ErrnoStatus(errno, "read token file", path_);
+    if (got == 0) {
+      return Damaged(path_, absl::StrCat("it ends ", offset, " bytes after its header: cut short ",
+                                         "since it was opened"));
+    }
+    offset += got;
+    out.remove_prefix(static_cast<size_t>(got));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status TokenFile::CopyTokens(Split split, int64_t begin, absl::Span<int32_t> out) const {
@@ -214,30 +213,46 @@ absl::Status TokenFile::CopyTokens(Split split, int64_t begin, absl::Span<int32_
                                               begin, " wanted, the part holds ", tokens(split)));
   }
   const int64_t first = begin + (split == Split::kValidation ? info_.training_tokens : 0);
-  const uint8_t* at = mapping_ + kTokenFileHeaderBytes + first * info_.bytes_per_token;
-  for (int64_t i = 0; i < count; ++i, at += info_.bytes_per_token) {
-    const uint32_t id = LoadToken(at, info_.bytes_per_token);
-    if (id >= info_.vocab_size) {
-      return Damaged(path_, absl::StrCat("id ", id, " at token ", first + i,
-                                         " is outside the vocabulary of ", info_.vocab_size));
+  const int32_t width = info_.bytes_per_token;
+  uint8_t bytes[kReadBytes];
+  for (int64_t done = 0; done < count;) {
+    const int64_t portion = std::min<int64_t>(count - done, kReadBytes / width);
+    FATHOM_RETURN_IF_ERROR(ReadPayload(
+        (first + done) * width, absl::MakeSpan(bytes, static_cast<size_t>(portion * width))));
+    for (int64_t i = 0; i < portion; ++i, ++done) {
+      const uint32_t id = LoadToken(bytes + i * width, width);
+      if (id >= info_.vocab_size) {
+        return Damaged(path_, absl::StrCat("id ", id, " at token ", first + done,
+                                           " is outside the vocabulary of ", info_.vocab_size));
+      }
+      out[static_cast<size_t>(done)] = static_cast<int32_t>(id);
     }
-    out[static_cast<size_t>(i)] = static_cast<int32_t>(id);
   }
   return absl::OkStatus();
 }
 
 absl::Status TokenFile::Verify() const {
-  constexpr int64_t kChunk = 1 << 16;
-  int32_t chunk[kChunk];
-  for (const Split split : {Split::kTraining, Split::kValidation}) {
-    for (int64_t begin = 0; begin < tokens(split); begin += kChunk) {
-      const int64_t count = std::min(kChunk, tokens(split) - begin);
-      FATHOM_RETURN_IF_ERROR(
-          CopyTokens(split, begin, absl::MakeSpan(chunk, static_cast<size_t>(count))));
+  std::vector<uint8_t> bytes(kVerifyBytes);
+  const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> hash_state(
+      XXH3_createState(), XXH3_freeState);
+  FATHOM_CHECK(hash_state != nullptr) << "no memory";
+  XXH3_64bits_reset(hash_state.get());
+  const int32_t width = info_.bytes_per_token;
+  const int64_t total = (info_.training_tokens + info_.validation_tokens) * width;
+  for (int64_t offset = 0; offset < total; offset += kVerifyBytes) {
+    const auto portion =
+        absl::MakeSpan(bytes).first(static_cast<size_t>(std::min(kVerifyBytes, total - offset)));
+    FATHOM_RETURN_IF_ERROR(ReadPayload(offset, portion));
+    XXH3_64bits_update(hash_state.get(), portion.data(), portion.size());
+    for (size_t at = 0; at < portion.size(); at += static_cast<size_t>(width)) {
+      const uint32_t id = LoadToken(portion.data() + at, width);
+      if (id < info_.vocab_size) continue;
+      return Damaged(
+          path_, absl::StrCat("id ", id, " at token ", (offset + static_cast<int64_t>(at)) / width,
+                              " is outside the vocabulary of ", info_.vocab_size));
     }
   }
-  const uint64_t hash = XXH3_64bits(mapping_ + kTokenFileHeaderBytes,
-                                    mapping_bytes_ - static_cast<size_t>(kTokenFileHeaderBytes));
+  const uint64_t hash = XXH3_64bits_digest(hash_state.get());
   if (hash == info_.payload_hash) return absl::OkStatus();
   return Damaged(
       path_, absl::StrCat("the tokens' hash is ", absl::Hex(hash, absl::kZeroPad16),

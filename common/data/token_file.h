@@ -50,7 +50,7 @@ inline constexpr int64_t kVocabularyMax = int64_t{1} << 31;
 // Fewest bytes that hold every id of a vocabulary: 1, 2 or 4.
 int32_t BytesPerToken(int64_t vocab_size);
 
-// A token file mapped for reading. Const methods may be called from many threads.
+// A token file open for reading. Const methods may be called from many threads.
 class TokenFile {
  public:
   // NOT_FOUND, PERMISSION_DENIED; DATA_LOSS: not a token file, of another version, cut short, or
@@ -66,9 +66,6 @@ class TokenFile {
   const std::string& path() const { return path_; }
   int64_t tokens(Split split) const { return info_.tokens(split); }
 
-  // The id at `index` of a part; 0 <= index < tokens(split). Unchecked against the vocabulary.
-  int32_t token(Split split, int64_t index) const;
-
   // Copies out.size() ids from `begin` on. OUT_OF_RANGE: past the part's end. DATA_LOSS: an id that
   // the header's vocabulary doesn't have.
   absl::Status CopyTokens(Split split, int64_t begin, absl::Span<int32_t> out) const;
@@ -78,12 +75,13 @@ class TokenFile {
 
  private:
   TokenFile() = default;
-  void Unmap();
+
+  // Bytes from `offset` of the payload on.
+  absl::Status ReadPayload(int64_t offset, absl::Span<uint8_t> out) const;
 
   std::string path_;
   TokenFileInfo info_;
-  const uint8_t* mapping_ = nullptr;
-  size_t mapping_bytes_ = 0;
+  int descriptor_ = -1;
 };
 
 // Streams a token file to disk; it appears under its name only when Finish succeeds.

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -75,8 +76,9 @@ TEST_P(WidthTest, FileWritten_ReadsBackTheSame) {
   std::vector<int32_t> training(15);
   ASSERT_TRUE(file->CopyTokens(Split::kTraining, 0, absl::MakeSpan(training)).ok());
   EXPECT_THAT(training, testing::ElementsAre(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 3, 2, 1, 10));
-  EXPECT_EQ(file->token(Split::kValidation, 0), 7);
-  EXPECT_EQ(file->token(Split::kValidation, 2), 10);
+  std::vector<int32_t> validation(2);
+  ASSERT_TRUE(file->CopyTokens(Split::kValidation, 1, absl::MakeSpan(validation)).ok());
+  EXPECT_THAT(validation, testing::ElementsAre(7, 10));
   EXPECT_TRUE(file->Verify().ok()) << file->Verify();
   // Nothing but the file itself is left in its folder.
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder), {}), 1);
@@ -194,6 +196,35 @@ TEST(TokenFileTest, IdOutsideTheVocabulary_IsNeverHandedOut) {
   EXPECT_THAT(std::string(file->Verify().message()), HasSubstr("id 300 at token 4"));
   std::vector<int32_t> five(5);
   EXPECT_TRUE(absl::IsDataLoss(file->CopyTokens(Split::kTraining, 0, absl::MakeSpan(five))));
+}
+
+TEST(TokenFileTest, LongRange_IsReadInPortions) {
+  const std::string path = FreshFolder() + "/long.tokens";
+  auto writer = TokenFileWriter::Create(path, TokenizerKind::kSentencePiece, 100'000, 0);
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  std::vector<int32_t> ids;
+  for (int32_t i = 0; i < 50'000; ++i) ids.push_back((i * 7919) % 100'000);
+  ASSERT_TRUE(writer->AddDocument(Split::kTraining, ids).ok());
+  ASSERT_TRUE(writer->Finish(0, 0, "").ok());
+  const auto file = TokenFile::Open(path);
+  ASSERT_TRUE(file.ok()) << file.status();
+  std::vector<int32_t> back(40'001);
+  ASSERT_TRUE(file->CopyTokens(Split::kTraining, 7, absl::MakeSpan(back)).ok());
+  EXPECT_TRUE(std::equal(back.begin(), back.end(), ids.begin() + 7));
+  EXPECT_TRUE(file->Verify().ok());
+}
+
+TEST(TokenFileTest, FileCutShortWhileOpen_IsAnError) {
+  const std::string path = FreshFolder() + "/sample.tokens";
+  WriteSample(path, 257);
+  const auto file = TokenFile::Open(path);
+  ASSERT_TRUE(file.ok()) << file.status();
+  std::filesystem::resize_file(path, 520);
+  std::vector<int32_t> five(5);
+  const absl::Status status = file->CopyTokens(Split::kTraining, 0, absl::MakeSpan(five));
+  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("cut short since it was opened"));
+  EXPECT_TRUE(absl::IsDataLoss(file->Verify()));
 }
 
 TEST(TokenFileTest, MissingFileAndFolder_AreNamed) {
