@@ -2,7 +2,8 @@
 #ifndef FATHOM_COMMON_BASE_MANUAL_CLOCK_H_
 #define FATHOM_COMMON_BASE_MANUAL_CLOCK_H_
 
-#include "absl/synchronization/mutex.h"
+#include <mutex>
+
 #include "common/base/clock.h"
 
 namespace fathom {
@@ -12,26 +13,26 @@ class ManualClock final : public Clock {
   explicit ManualClock(absl::Time wall = absl::FromUnixSeconds(1'700'000'000)) : wall_(wall) {}
 
   absl::Time Wall() const override {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard lock(mutex_);
     return wall_;
   }
   absl::Duration Steady() const override {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard lock(mutex_);
     return steady_;
   }
   void Advance(absl::Duration by) {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard lock(mutex_);
     wall_ += by;
     steady_ += by;
   }
   // What an administrator or NTP may do: only the wall clock moves.
   void JumpWall(absl::Duration by) {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard lock(mutex_);
     wall_ += by;
   }
 
  private:
-  mutable absl::Mutex mutex_;
+  mutable std::mutex mutex_;
   absl::Time wall_;                              // guarded by mutex_
   absl::Duration steady_ = absl::Seconds(1000);  // guarded by mutex_
 };

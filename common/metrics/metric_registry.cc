@@ -8,8 +8,8 @@
 
 #include <algorithm>
 #include <map>
+#include <mutex>
 
-#include "absl/synchronization/mutex.h"
 #include "common/base/check.h"
 
 namespace fathom {
@@ -48,7 +48,7 @@ struct MetricRegistry::Tables {
 
   template <typename Metric>
   Metric& Series(Families<Metric>& families, MetricKind kind, const MetricSpec& spec,
-                 const LabelValues& values) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+                 const LabelValues& values) {
     FATHOM_CHECK(spec.kind == kind) << spec.name << " is of another kind";
     FATHOM_CHECK(static_cast<int>(values.size()) == spec.label_count()) << spec.name << " labels";
     FamilyTable<Metric>& table = families[&spec];
@@ -88,11 +88,11 @@ struct MetricRegistry::Tables {
     }
   }
 
-  absl::Mutex mutex;
+  std::mutex mutex;  // guards all of the following
   prometheus::Registry registry;
-  Families<prometheus::Gauge> gauges ABSL_GUARDED_BY(mutex);
-  Families<prometheus::Counter> counters ABSL_GUARDED_BY(mutex);
-  Families<prometheus::Histogram> histograms ABSL_GUARDED_BY(mutex);
+  Families<prometheus::Gauge> gauges;
+  Families<prometheus::Counter> counters;
+  Families<prometheus::Histogram> histograms;
 };
 
 MetricRegistry::MetricRegistry() : tables_(std::make_unique<Tables>()) {}
@@ -100,32 +100,32 @@ MetricRegistry::~MetricRegistry() = default;
 
 void MetricRegistry::Set(const MetricSpec& gauge, const std::vector<std::string>& labels,
                          double value) {
-  absl::MutexLock lock(&tables_->mutex);
+  std::lock_guard lock(tables_->mutex);
   tables_->Series(tables_->gauges, MetricKind::kGauge, gauge, labels).Set(value);
 }
 
 void MetricRegistry::Add(const MetricSpec& counter, const std::vector<std::string>& labels,
                          double by) {
   FATHOM_CHECK(by >= 0) << counter.name << " went back by " << by;
-  absl::MutexLock lock(&tables_->mutex);
+  std::lock_guard lock(tables_->mutex);
   tables_->Series(tables_->counters, MetricKind::kCounter, counter, labels).Increment(by);
 }
 
 void MetricRegistry::Observe(const MetricSpec& histogram, const std::vector<std::string>& labels,
                              double value) {
-  absl::MutexLock lock(&tables_->mutex);
+  std::lock_guard lock(tables_->mutex);
   tables_->Series(tables_->histograms, MetricKind::kHistogram, histogram, labels).Observe(value);
 }
 
 void MetricRegistry::Remove(const MetricSpec& metric, const std::vector<std::string>& labels) {
-  absl::MutexLock lock(&tables_->mutex);
+  std::lock_guard lock(tables_->mutex);
   Tables::Remove(tables_->gauges, metric, labels);
   Tables::Remove(tables_->counters, metric, labels);
   Tables::Remove(tables_->histograms, metric, labels);
 }
 
 std::string MetricRegistry::Text() const {
-  absl::MutexLock lock(&tables_->mutex);
+  std::lock_guard lock(tables_->mutex);
   return prometheus::TextSerializer().Serialize(tables_->registry.Collect());
 }
 

@@ -1,10 +1,10 @@
 #include "coordinator/service/event_loop.h"
 
 #include <algorithm>
+#include <future>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "common/base/check.h"
 #include "common/base/limits.h"
 #include "common/base/metric_catalog.h"
@@ -47,46 +47,50 @@ void EventLoop::Start() {
 
 void EventLoop::Stop() {
   {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard lock(mutex_);
     stopping_ = true;
   }
+  work_.notify_one();
   if (thread_.joinable()) thread_.join();
 }
 
 bool EventLoop::Post(const std::string& kind, Decide decide, Done done) {
-  absl::MutexLock lock(&mutex_);
-  if (stopping_ || queue_.size() >= limits::kMaxPendingEvents) return false;
-  queue_.push_back({kind, std::move(decide), std::move(done)});
+  {
+    std::lock_guard lock(mutex_);
+    if (stopping_ || queue_.size() >= limits::kMaxPendingEvents) return false;
+    queue_.push_back({kind, std::move(decide), std::move(done)});
+  }
+  work_.notify_one();
   return true;
 }
 
 absl::Status EventLoop::Ask(const std::function<void(const CoordinatorCore&, Moment)>& ask) {
-  absl::Notification answered;
-  const bool posted = Post("query", nullptr, [&](const absl::Status&, const CoordinatorCore& core) {
-    ask(core, Now());
-    answered.Notify();
-  });
+  // Shared, as the loop may still be within set_value when the waiting ends.
+  auto answered = std::make_shared<std::promise<void>>();
+  const bool posted = Post(
+      "query", nullptr, [&ask, answered, this](const absl::Status&, const CoordinatorCore& core) {
+        ask(core, Now());
+        answered->set_value();
+      });
   if (!posted) return absl::UnavailableError("the coordinator is stopping or overloaded");
-  answered.WaitForNotification();
+  answered->get_future().wait();
   return absl::OkStatus();
 }
 
 int EventLoop::pending() const {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   return static_cast<int>(queue_.size());
 }
 
 Moment EventLoop::Now() const { return {options_.clock->WallMs(), options_.clock->SteadyMs()}; }
 
 void EventLoop::Run() {
-  const auto has_work = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return stopping_ || !queue_.empty();
-  };
   while (true) {
     std::deque<Event> batch;
     {
-      absl::MutexLock lock(&mutex_);
-      mutex_.AwaitWithTimeout(absl::Condition(&has_work), tick_);
+      std::unique_lock lock(mutex_);
+      work_.wait_for(lock, absl::ToChronoNanoseconds(tick_),
+                     [this] { return stopping_ || !queue_.empty(); });
       if (stopping_ && queue_.empty()) return;
       while (!queue_.empty() && batch.size() < limits::kMaxCommitBatch) {
         batch.push_back(std::move(queue_.front()));

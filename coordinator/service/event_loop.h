@@ -8,16 +8,17 @@
 #ifndef FATHOM_COORDINATOR_SERVICE_EVENT_LOOP_H_
 #define FATHOM_COORDINATOR_SERVICE_EVENT_LOOP_H_
 
+#include <condition_variable>
 #include <deque>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "common/base/clock.h"
 #include "common/metrics/metric_registry.h"
 #include "coordinator/core/coordinator_core.h"
@@ -81,9 +82,10 @@ class EventLoop {
   bool log_failed_ = false;
   int64_t last_tick_ms_ = 0;
 
-  mutable absl::Mutex mutex_;
-  std::deque<Event> queue_ ABSL_GUARDED_BY(mutex_);
-  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  mutable std::mutex mutex_;
+  std::condition_variable work_;
+  std::deque<Event> queue_;  // guarded by mutex_
+  bool stopping_ = false;    // guarded by mutex_
 
   std::thread thread_;
 };

@@ -2,6 +2,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <mutex>
 #include <optional>
 #include <set>
 #include <string>
@@ -40,7 +41,7 @@ class Watch final : public grpc::ServerWriteReactor<v1::JobStatus> {
 
   // Keeps this alive until OnDone, then calls `gone`.
   void Keep(std::shared_ptr<Watch> self, std::function<void(const std::shared_ptr<Watch>&)> gone) {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard lock(mutex_);
     self_ = std::move(self);
     gone_ = std::move(gone);
   }
@@ -59,21 +60,21 @@ class Watch final : public grpc::ServerWriteReactor<v1::JobStatus> {
     if (signature == signature_) return;
     signature_ = std::move(signature);
     v1::JobStatus status = core.StatusOf(*job, include_ranks_);
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard lock(mutex_);
     next_ = std::move(status);
     if (IsFinal(job->state) && !end_) end_ = absl::OkStatus();
     Advance();
   }
 
   void End(const absl::Status& status) {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard lock(mutex_);
     next_.reset();
     if (!end_) end_ = status;
     Advance();
   }
 
   void OnWriteDone(bool ok) override {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard lock(mutex_);
     writing_ = false;
     if (!ok) {
       next_.reset();
@@ -88,7 +89,7 @@ class Watch final : public grpc::ServerWriteReactor<v1::JobStatus> {
     std::shared_ptr<Watch> last;
     std::function<void(const std::shared_ptr<Watch>&)> gone;
     {
-      absl::MutexLock lock(&mutex_);
+      std::lock_guard lock(mutex_);
       last = std::move(self_);
       gone = std::move(gone_);
     }
@@ -97,7 +98,8 @@ class Watch final : public grpc::ServerWriteReactor<v1::JobStatus> {
 
  private:
   // What is known goes out before the end does.
-  void Advance() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  // The caller holds mutex_.
+  void Advance() {
     if (writing_ || finished_ || self_ == nullptr) return;
     if (next_) {
       current_ = *std::move(next_);
@@ -118,15 +120,15 @@ class Watch final : public grpc::ServerWriteReactor<v1::JobStatus> {
   JobId job_;
   std::string signature_;
 
-  absl::Mutex mutex_;
-  std::optional<v1::JobStatus> next_ ABSL_GUARDED_BY(mutex_);
-  v1::JobStatus current_ ABSL_GUARDED_BY(mutex_);
-  std::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);
-  uint64_t sent_epoch_ ABSL_GUARDED_BY(mutex_) = 0;
-  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
-  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
-  std::shared_ptr<Watch> self_ ABSL_GUARDED_BY(mutex_);
-  std::function<void(const std::shared_ptr<Watch>&)> gone_ ABSL_GUARDED_BY(mutex_);
+  std::mutex mutex_;  // guards what follows
+  std::optional<v1::JobStatus> next_;
+  v1::JobStatus current_;
+  std::optional<absl::Status> end_;
+  uint64_t sent_epoch_ = 0;
+  bool writing_ = false;
+  bool finished_ = false;
+  std::shared_ptr<Watch> self_;
+  std::function<void(const std::shared_ptr<Watch>&)> gone_;
 };
 
 // The checkpoint that a job is to begin from must be there before the job is accepted.
@@ -222,11 +224,11 @@ class OperatorService::Impl final : public v1::OperatorService::CallbackService 
                                                     const v1::GetJobRequest* request) override {
     auto watch = std::make_shared<Watch>(request->include_ranks());
     watch->Keep(watch, [this](const std::shared_ptr<Watch>& gone) {
-      absl::MutexLock lock(&mutex_);
+      std::lock_guard lock(mutex_);
       watches_.erase(gone);
     });
     {
-      absl::MutexLock lock(&mutex_);
+      std::lock_guard lock(mutex_);
       if (watches_.size() >= limits::kMaxWatchers) {
         watch->End(absl::ResourceExhaustedError(
             absl::StrCat(limits::kMaxWatchers, " watchers already; poll with GetJob")));
@@ -287,14 +289,14 @@ class OperatorService::Impl final : public v1::OperatorService::CallbackService 
   }
 
   std::set<std::shared_ptr<Watch>> Watches() {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard lock(mutex_);
     return watches_;
   }
 
   EventLoop* const loop_;
   const std::function<v1::CoordinatorStatus()> about_;
-  absl::Mutex mutex_;
-  std::set<std::shared_ptr<Watch>> watches_ ABSL_GUARDED_BY(mutex_);
+  std::mutex mutex_;  // guards watches_
+  std::set<std::shared_ptr<Watch>> watches_;
 };
 
 OperatorService::OperatorService(EventLoop* loop, std::function<v1::CoordinatorStatus()> about)

@@ -3,6 +3,7 @@
 #include <grpcpp/grpcpp.h>
 
 #include <map>
+#include <mutex>
 #include <optional>
 #include <set>
 #include <utility>
@@ -28,8 +29,8 @@ class Streams {
   int size() const;
 
  private:
-  mutable absl::Mutex mutex_;
-  std::map<NodeName, std::shared_ptr<Stream>> by_node_ ABSL_GUARDED_BY(mutex_);
+  mutable std::mutex mutex_;  // guards by_node_
+  std::map<NodeName, std::shared_ptr<Stream>> by_node_;
 };
 
 // Lives from the call's begin until gRPC is done with it and no event refers to it any more.
@@ -60,7 +61,7 @@ class Stream final : public grpc::ServerBidiReactor<v1::NodeReport, v1::DesiredS
   }
 
   void OnWriteDone(bool ok) override {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard lock(mutex_);
     writing_ = false;
     if (!ok && !end_) end_ = absl::OkStatus();
     Advance();
@@ -73,7 +74,7 @@ class Stream final : public grpc::ServerBidiReactor<v1::NodeReport, v1::DesiredS
     NodeName node;
     int64_t incarnation = 0;
     {
-      absl::MutexLock lock(&mutex_);
+      std::lock_guard lock(mutex_);
       last = std::move(self_);
       node = node_;
       incarnation = incarnation_;
@@ -88,13 +89,13 @@ class Stream final : public grpc::ServerBidiReactor<v1::NodeReport, v1::DesiredS
   }
 
   void Send(v1::DesiredState desired) {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard lock(mutex_);
     next_ = std::move(desired);
     Advance();
   }
 
   void End(const absl::Status& status) {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard lock(mutex_);
     if (!end_) end_ = status;
     Advance();
   }
@@ -103,7 +104,7 @@ class Stream final : public grpc::ServerBidiReactor<v1::NodeReport, v1::DesiredS
   Stream(EventLoop* loop, Streams* streams) : loop_(loop), streams_(streams) {}
 
   std::shared_ptr<Stream> Self() {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard lock(mutex_);
     return self_;
   }
 
@@ -114,7 +115,7 @@ class Stream final : public grpc::ServerBidiReactor<v1::NodeReport, v1::DesiredS
     std::shared_ptr<Stream> older;
     bool is_first = false;
     {
-      absl::MutexLock lock(&mutex_);
+      std::lock_guard lock(mutex_);
       if (self_ == nullptr) return;
       is_first = node_.empty();
       if (is_first) {
@@ -130,12 +131,13 @@ class Stream final : public grpc::ServerBidiReactor<v1::NodeReport, v1::DesiredS
       return End(absl::InvalidArgumentError(
           absl::StrCat("a stream of node ", node_.value(), " reported for node ", name.value())));
     }
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard lock(mutex_);
     if (!end_ && self_ != nullptr) StartRead(&report_);
   }
 
   // One write at a time, the newest wins; the end waits for the write in progress.
-  void Advance() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  // The caller holds mutex_.
+  void Advance() {
     if (writing_ || finished_ || self_ == nullptr) return;
     if (end_) {
       finished_ = true;
@@ -153,20 +155,20 @@ class Stream final : public grpc::ServerBidiReactor<v1::NodeReport, v1::DesiredS
   // Between OnReadDone and AfterReport the loop's; otherwise gRPC's.
   v1::NodeReport report_;
 
-  absl::Mutex mutex_;
-  NodeName node_;  // written once, with mutex_, by the loop's thread, which may read it without
-  int64_t incarnation_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::optional<v1::DesiredState> next_ ABSL_GUARDED_BY(mutex_);
-  v1::DesiredState current_ ABSL_GUARDED_BY(mutex_);
-  std::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);
-  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
-  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
-  std::shared_ptr<Stream> self_ ABSL_GUARDED_BY(mutex_);
+  std::mutex mutex_;  // guards what follows
+  NodeName node_;     // written once, with mutex_, by the loop's thread, which may read it without
+  int64_t incarnation_ = 0;
+  std::optional<v1::DesiredState> next_;
+  v1::DesiredState current_;
+  std::optional<absl::Status> end_;
+  bool writing_ = false;
+  bool finished_ = false;
+  std::shared_ptr<Stream> self_;
 };
 
 std::shared_ptr<Stream> Streams::Enter(const NodeName& node,
                                        const std::shared_ptr<Stream>& stream) {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   std::shared_ptr<Stream>& place = by_node_[node];
   std::shared_ptr<Stream> older = std::move(place);
   place = stream;
@@ -174,7 +176,7 @@ std::shared_ptr<Stream> Streams::Enter(const NodeName& node,
 }
 
 bool Streams::Leave(const NodeName& node, const Stream* stream) {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   const auto found = by_node_.find(node);
   if (found == by_node_.end() || found->second.get() != stream) return false;
   by_node_.erase(found);
@@ -182,13 +184,13 @@ bool Streams::Leave(const NodeName& node, const Stream* stream) {
 }
 
 std::shared_ptr<Stream> Streams::Find(const NodeName& node) const {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   const auto found = by_node_.find(node);
   return found == by_node_.end() ? nullptr : found->second;
 }
 
 int Streams::size() const {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   return static_cast<int>(by_node_.size());
 }
 

@@ -3,10 +3,10 @@
 #ifndef FATHOM_COORDINATOR_STORE_FAILING_LOG_H_
 #define FATHOM_COORDINATOR_STORE_FAILING_LOG_H_
 
+#include <mutex>
 #include <utility>
 #include <vector>
 
-#include "absl/synchronization/mutex.h"
 #include "coordinator/store/state_log.h"
 
 namespace fathom {
@@ -17,11 +17,11 @@ class FailingLog final : public StateLog {
 
   // OK: appends pass again.
   void FailWith(absl::Status status) {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard lock(mutex_);
     failure_ = std::move(status);
   }
   absl::Status Append(const std::vector<v1::Record>& records) override {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard lock(mutex_);
     return failure_.ok() ? inner_->Append(records) : failure_;
   }
   absl::Status Replay(const std::function<absl::Status(const v1::Record&)>& take) override {
@@ -30,7 +30,7 @@ class FailingLog final : public StateLog {
 
  private:
   StateLog* const inner_;
-  absl::Mutex mutex_;
+  std::mutex mutex_;
   absl::Status failure_;  // guarded by mutex_
 };
 
