@@ -6,8 +6,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "cli/exit_code.h"
+#include "common/schedule/named_schedules.h"
 
 namespace fathom::cli {
 namespace {
@@ -32,6 +34,7 @@ class CommandTree {
     AddTop();
     AddCheckpoint();
     AddData();
+    AddSchedule();
     AddOthers();
   }
 
@@ -286,6 +289,27 @@ class CommandTree {
       CLI::App* leaf = Leaf(data, name, command, help);
       Mark(leaf->add_option("file", options.file, "A token file"), ArgumentKind::kFile)->required();
     }
+  }
+
+  void AddSchedule() {
+    ScheduleOptions& options = options_.schedule;
+    const std::vector<std::string> kinds = schedule::ScheduleKinds();
+    CLI::App* leaf = Leaf(&app_, "schedule", Command::kSchedule,
+                          "What each rank of a pipeline does in a step, and how long it takes");
+    CLI::Option* kind = leaf->add_option("--kind", options.kind, absl::StrJoin(kinds, ", "))
+                            ->type_name("KIND")
+                            ->required();
+    // Offered, but not checked here: a kind may be written in other ways, too.
+    arguments_[kind] = {ArgumentKind::kChoice, kinds};
+    leaf->add_option("--ranks", options.ranks, "Pipeline ranks")->required();
+    leaf->add_option("--micro-batches", options.micro_batches, "Of a step")->required();
+    leaf->add_option("--chunks", options.chunks,
+                     "Stages on each rank, of interleaved-1f1b; default 2")
+        ->check(CLI::PositiveNumber);
+    leaf->add_option("--costs", options.costs,
+                     "Times of a forward, of a backward for the input and for the weights, and of "
+                     "an overlapped pair; FB without a number: all three")
+        ->type_name("F=1,B=1,W=1,FB=3");
   }
 
   void AddOthers() {

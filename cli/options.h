@@ -31,6 +31,7 @@ enum class Command : uint8_t {
   kDataPrepare,
   kDataInfo,
   kDataVerify,
+  kSchedule,
   kVersion,
   kCompletion,
   kHelpExitCodes,
@@ -121,6 +122,14 @@ struct DataOptions {
   bool allow_binary = false;
 };
 
+struct ScheduleOptions {
+  std::string kind;
+  int ranks = 0;
+  int micro_batches = 0;
+  int chunks = 0;  // 0: as the kind has it
+  std::string costs = "F=1,B=1,W=1";
+};
+
 struct Options {
   Command command = Command::kNone;
   GlobalOptions global;
@@ -135,6 +144,7 @@ struct Options {
   TopOptions top;
   CheckpointOptions checkpoint;
   DataOptions data;
+  ScheduleOptions schedule;
   std::string shell;  // completion
 };
 

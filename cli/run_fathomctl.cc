@@ -14,6 +14,7 @@
 #include "cli/local_verbs.h"
 #include "cli/logs_verb.h"
 #include "cli/render.h"
+#include "cli/schedule_verb.h"
 #include "common/base/status_util.h"
 
 namespace fathom::cli {
@@ -79,6 +80,8 @@ absl::Status Run(const Options& options, Session& session) {
       return RunDataInfo(options.data, session);
     case Command::kDataVerify:
       return RunDataVerify(options.data, session);
+    case Command::kSchedule:
+      return RunSchedule(options.schedule, session);
     case Command::kVersion:
       return RunVersion(session);
     case Command::kCompletion:

@@ -427,6 +427,7 @@ TEST_F(FathomctlTest, BashCompletion_KnowsTheTree) {
   EXPECT_EQ(Complete(script, "fathomctl -o json get n"), "nodes\n");
   EXPECT_THAT(Complete(script, "fathomctl submit --d"), HasSubstr("--dry-run"));
   EXPECT_EQ(Complete(script, "fathomctl completion z"), "zsh\n");
+  EXPECT_EQ(Complete(script, "fathomctl schedule --kind dualpipe"), "dualpipe dualpipev\n");
   // -o of `data prepare` names a file.
   EXPECT_THAT(Complete(script, "fathomctl data prepare x -o /et"), HasSubstr("/etc"));
 }
