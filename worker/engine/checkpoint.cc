@@ -178,7 +178,7 @@ absl::StatusOr<v1::CheckpointReport> CheckpointWriter::Publish(int64_t step) {
   }
   manifest.set_weights_sha256(checkpoint::WeightsSha256(tensor_sha256));
   report.set_step(step);
-  report.set_manifest(absl::StrCat(folder, "/", checkpoint::kManifestFile));
+  report.set_manifest(ManifestPath(step));
   report.set_weights_sha256(manifest.weights_sha256());
   FATHOM_RETURN_IF_ERROR(checkpoint::WriteManifest(report.manifest(), std::move(manifest)));
   report.set_seconds(absl::ToDoubleSeconds(clock_->Steady() - begun_));
@@ -186,22 +186,42 @@ absl::StatusOr<v1::CheckpointReport> CheckpointWriter::Publish(int64_t step) {
   return report;
 }
 
-// Keeps the newest complete checkpoints and whatever is newer than `newest`; older ones and the
-// leavings of failed saves go. A folder that can't be removed costs only its space.
-void CheckpointWriter::RemoveOld(int64_t newest) const {
+std::string CheckpointWriter::ManifestPath(int64_t step) const {
+  return absl::StrCat(StepDirectory(step), "/", checkpoint::kManifestFile);
+}
+
+std::map<int64_t, std::filesystem::path, std::greater<>> CheckpointWriter::StepFolders() const {
   std::map<int64_t, std::filesystem::path, std::greater<>> folders;
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(directory_, error)) {
     const std::string name = entry.path().filename().string();
     absl::string_view digits = name;
     int64_t step = 0;
-    if (absl::ConsumePrefix(&digits, "step-") && absl::SimpleAtoi(digits, &step) &&
-        step <= newest) {
+    if (absl::ConsumePrefix(&digits, "step-") && absl::SimpleAtoi(digits, &step)) {
       folders[step] = entry.path();
     }
   }
+  return folders;
+}
+
+int64_t CheckpointWriter::NewestPublished() const {
+  for (const auto& [step, path] : StepFolders()) {
+    const absl::StatusOr<v1::CheckpointManifest> manifest =
+        checkpoint::ReadManifest(ManifestPath(step));
+    if (manifest.ok() && manifest->job() == parts_->plan.job() && manifest->step() == step) {
+      return step;
+    }
+  }
+  return 0;
+}
+
+// Keeps the newest complete checkpoints and whatever is newer than `newest`; older ones and the
+// leavings of failed saves go. A folder that can't be removed costs only its space.
+void CheckpointWriter::RemoveOld(int64_t newest) const {
+  std::error_code error;
   int kept = 0;
-  for (const auto& [step, path] : folders) {
+  for (const auto& [step, path] : StepFolders()) {
+    if (step > newest) continue;
     const std::filesystem::path manifest = path / checkpoint::kManifestFile;
     if (std::filesystem::exists(manifest, error) &&
         kept < parts_->plan.spec().checkpoint().keep()) {

@@ -11,6 +11,9 @@
 
 #include <atomic>
 #include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
 #include <string>
 #include <thread>
 #include <vector>
@@ -47,6 +50,11 @@ class CheckpointWriter {
   // checkpoints. Errors: as the file system, or DATA_LOSS for an index that can't be read.
   absl::StatusOr<v1::CheckpointReport> Publish(int64_t step);
 
+  // Newest step of which this job, in this or an earlier epoch, has published a checkpoint in its
+  // directory; 0: none.
+  int64_t NewestPublished() const;
+  std::string ManifestPath(int64_t step) const;
+
  private:
   // Bytes of one tensor after another, as they go into the shard.
   struct Copy {
@@ -64,6 +72,8 @@ class CheckpointWriter {
   void PlanHashes(model::ParameterBlock& block, int index, int size);
   std::string StepDirectory(int64_t step) const;
   absl::Status Write(int64_t step);
+  // Folders of checkpoints, whole or not, newest step first.
+  std::map<int64_t, std::filesystem::path, std::greater<>> StepFolders() const;
   void RemoveOld(int64_t newest) const;
 
   // Constant.

@@ -18,7 +18,7 @@ v1::JobSpec Spec(int pipeline, int expert) {
   spec.mutable_training()->set_warmup_steps(1);
   spec.mutable_training()->set_micro_batches(4);
   spec.mutable_training()->set_validation_batches(4);
-  spec.mutable_checkpoint()->set_every_steps(2);
+  spec.mutable_checkpoint()->set_every_steps(3);
   spec.mutable_checkpoint()->set_keep(10);
   return spec;
 }
@@ -47,13 +47,35 @@ TEST(Checkpoint, ResumedInTheMiddle_EndsWithTheBitsOfTheUndisturbedRun) {
   const v1::JobSpec spec = Spec(2, 2);
   const JobResult whole = RunToEnd(spec, Folder("whole"));
   const JobResult resumed =
-      RunToEnd(spec, Folder("resumed"), ManifestOf(testing::TempDir() + "/whole", "4"));
+      RunToEnd(spec, Folder("resumed"), ManifestOf(testing::TempDir() + "/whole", "3"));
   ASSERT_EQ(whole.steps.size(), 6u);
-  ASSERT_EQ(resumed.steps.size(), 2u);
-  EXPECT_EQ(resumed.steps[0].step(), 5);
-  EXPECT_EQ(resumed.steps[1].loss(), whole.steps[5].loss());
+  ASSERT_EQ(resumed.steps.size(), 3u);
+  EXPECT_EQ(resumed.steps[0].step(), 4);
+  EXPECT_EQ(resumed.steps[2].loss(), whole.steps[5].loss());
   EXPECT_EQ(resumed.weights_sha256, whole.weights_sha256);
   EXPECT_EQ(whole.weights_sha256.size(), 64u);
+}
+
+// A coordinator that was away names a checkpoint that the job has since replaced and removed.
+TEST(Checkpoint, PlanOfALaterEpochNamesARemovedOne_TheNewestPublishedIsTaken) {
+  v1::JobSpec spec = Spec(2, 1);
+  spec.mutable_checkpoint()->set_keep(1);
+  const std::string folder = Folder("replaced");
+  const JobResult first = RunToEnd(spec, folder);
+  ASSERT_FALSE(std::filesystem::exists(ManifestOf(folder, "3")));
+  spec.mutable_training()->set_steps(8);
+  JobSetting setting;
+  setting.checkpoint_directory = folder;
+  setting.resume_manifest = ManifestOf(folder, "3");
+  setting.resume_step = 3;
+  setting.epoch = 2;
+  const absl::StatusOr<JobResult> second = RunJob(spec, setting);
+  ASSERT_TRUE(second.ok()) << second.status();
+  ASSERT_EQ(second->steps.size(), 2u);
+  EXPECT_EQ(second->steps[0].step(), 7);
+  // The first epoch takes what it was told, and no other.
+  setting.epoch = 1;
+  EXPECT_EQ(RunJob(spec, setting).status().code(), absl::StatusCode::kNotFound);
 }
 
 TEST(Checkpoint, EveryOneOfARun_PassesVerification) {

@@ -160,7 +160,7 @@ v1::JobSpec ToySpec(const std::string& token_file) {
 v1::Plan PlanFor(const v1::JobSpec& spec, const JobSetting& setting) {
   v1::Plan plan;
   plan.set_job("test-1");
-  plan.set_epoch(1);
+  plan.set_epoch(setting.epoch);
   *plan.mutable_spec() = spec;
   const int pipeline = spec.parallelism().pipeline();
   const int64_t layers = spec.model().num_hidden_layers();
@@ -188,6 +188,7 @@ v1::Plan PlanFor(const v1::JobSpec& spec, const JobSetting& setting) {
   }
   if (!setting.resume_manifest.empty()) {
     plan.mutable_resume()->set_manifest(setting.resume_manifest);
+    plan.mutable_resume()->set_step(setting.resume_step);
   }
   return plan;
 }

@@ -34,6 +34,8 @@ struct JobSetting {
   int64_t stop_after = 0;            // steps to run; 0: the whole job with Run()
   std::string checkpoint_directory;  // empty: none are saved
   std::string resume_manifest;
+  int64_t resume_step = 0;  // what the plan says of that manifest
+  uint64_t epoch = 1;
 };
 
 // A token file of text with some order in it, under the test's temporary folder.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -42,13 +43,14 @@ absl::StatusOr<std::string> TrainLoop::Run() {
       FATHOM_RETURN_IF_ERROR(WithContext(Validate(), "validation"));
     }
     FATHOM_RETURN_IF_ERROR(PublishCheckpointWhenDurable(/*wait=*/false));
-    if (!last && save_every > 0 && steps_done_ % save_every == 0) {
-      FATHOM_RETURN_IF_ERROR(BeginCheckpoint());
-    }
+    if (save_every > 0 && steps_done_ % save_every == 0) checkpoint_due_ = true;
+    // One at a time: a slow disk delays the next checkpoint instead of piling up copies of the
+    // state.
+    if (checkpoint_due_ && !last && pending_checkpoint_ == 0) BeginCheckpoint();
   }
   if (last_checkpoint_ != steps_done_ && checkpoints_ != nullptr) {
     FATHOM_RETURN_IF_ERROR(PublishCheckpointWhenDurable(/*wait=*/true));
-    FATHOM_RETURN_IF_ERROR(BeginCheckpoint());
+    BeginCheckpoint();
     FATHOM_RETURN_IF_ERROR(PublishCheckpointWhenDurable(/*wait=*/true));
     if (last_checkpoint_ != steps_done_) {
       absl::Status own = checkpoints_->error();
@@ -61,9 +63,9 @@ absl::StatusOr<std::string> TrainLoop::Run() {
 
 absl::Status TrainLoop::Restore() {
   Optimizer& optimizer = *parts_->optimizer;
-  if (parts_->plan.has_resume()) {
-    FATHOM_ASSIGN_OR_RETURN(const RestoredState restored,
-                            LoadCheckpoint(parts_->plan.resume().manifest(), parts_));
+  FATHOM_ASSIGN_OR_RETURN(const std::string manifest, ManifestToRestore());
+  if (!manifest.empty()) {
+    FATHOM_ASSIGN_OR_RETURN(const RestoredState restored, LoadCheckpoint(manifest, parts_));
     steps_done_ = last_checkpoint_ = restored.step;
     weights_sha256_ = restored.weights_sha256;
   } else {
@@ -74,6 +76,18 @@ absl::Status TrainLoop::Restore() {
   for (model::Stage* stage : parts_->stages_in_order()) stage->RefreshWeights();
   // Nobody begins a step before every rank has all its weights.
   return parts_->world->Barrier();
+}
+
+// The plan names the newest checkpoint that the coordinator knew of. In a later epoch the job may
+// have published a newer one that it never heard of, and have removed the one it names; rank 0
+// looks, and all take the same.
+absl::StatusOr<std::string> TrainLoop::ManifestToRestore() {
+  const v1::ResumePoint& named = parts_->plan.resume();
+  if (parts_->plan.epoch() <= 1 || checkpoints_ == nullptr) return named.manifest();
+  int64_t newest = std::numeric_limits<int64_t>::max();
+  if (parts_->rank == 0) newest = checkpoints_->NewestPublished();
+  FATHOM_RETURN_IF_ERROR(parts_->world->AllReduceMin({&newest, 1}));
+  return newest > named.step() ? checkpoints_->ManifestPath(newest) : named.manifest();
 }
 
 absl::Status TrainLoop::RunStep() {
@@ -241,12 +255,11 @@ absl::Status TrainLoop::Validate() {
   return absl::OkStatus();
 }
 
-absl::Status TrainLoop::BeginCheckpoint() {
-  // One at a time: a slow disk delays the next checkpoint instead of piling up copies of the state.
-  if (checkpoints_ == nullptr || pending_checkpoint_ != 0) return absl::OkStatus();
+void TrainLoop::BeginCheckpoint() {
+  checkpoint_due_ = false;
+  if (checkpoints_ == nullptr) return;
   pending_checkpoint_ = steps_done_;
   checkpoints_->Begin(steps_done_);
-  return absl::OkStatus();
 }
 
 absl::Status TrainLoop::PublishCheckpointWhenDurable(bool wait) {

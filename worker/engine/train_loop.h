@@ -61,7 +61,8 @@ class TrainLoop {
   absl::StatusOr<std::vector<double>> SumExpertLoads();
   void Report(const StepTotals& totals, absl::Duration elapsed);
   absl::Status Validate();
-  absl::Status BeginCheckpoint();
+  absl::StatusOr<std::string> ManifestToRestore();
+  void BeginCheckpoint();
   absl::Status PublishCheckpointWhenDurable(bool wait);
 
   // Constant.
@@ -73,6 +74,7 @@ class TrainLoop {
 
   // State between steps.
   int64_t steps_done_ = 0;
+  bool checkpoint_due_ = false;
   int64_t pending_checkpoint_ = 0;  // step of the one being written on any rank; 0: none
   int64_t last_checkpoint_ = 0;     // newest published
   std::string weights_sha256_;      // of the newest published checkpoint; rank 0
