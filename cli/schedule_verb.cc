@@ -177,11 +177,10 @@ void PrintForPeople(const Schedule& schedule, const Simulation& simulation, Sess
   }
   session.out() << RenderTable(table, session.format())
                 << "F forward, B backward, I backward for the input only, W its deferred weight "
-                   "gradient, | an overlapped pair,\n. idle; then the micro-batch. Lower case: "
-                << (schedule.directions == 2 ? "the other direction's"
-                    : schedule.chunks > 1    ? "further chunks of the rank"
-                                             : "none here")
-                << ". PEAK: activations held, in micro-batches of a chunk.\n";
+                   "gradient, | an overlapped pair,\n. idle; then the micro-batch, where it fits. ";
+  if (schedule.directions == 2) session.out() << "Lower case: the other direction. ";
+  if (schedule.chunks > 1) session.out() << "Lower case: not the rank's first chunk. ";
+  session.out() << "PEAK: activations held, in micro-batches of a chunk.\n";
 }
 
 }  // namespace
