@@ -51,9 +51,9 @@ step() {
 # Tests of a query's targets in a configuration; each is counted, whether or not it built.
 # A test tagged no-asan or no-tsan is left out of that configuration, and says why beside the tag.
 bazel_tests() {
-  local name=$1 scope=$2 prefix=$3 log=$logs/$1.log
+  local name=$1 scope=$2 prefix=$3 log=$logs/$1.log left_out="$NEEDS_HARDWARE|no-$1"
   shift 3
-  bazel query --noshow_progress "tests($scope) except attr(tags, '$NEEDS_HARDWARE|no-$name', $scope)" \
+  bazel query --noshow_progress "tests($scope) except attr(tags, '$left_out', $scope)" \
     >"$logs/$name.expected" 2>"$log" || tail -n 20 "$log"
   bazel test --keep_going --test_output=errors --test_summary=none "$@" \
     --build_event_json_file="$logs/$name.events" --target_pattern_file="$logs/$name.expected" \
