@@ -35,6 +35,7 @@ class CommandTree {
     AddCheckpoint();
     AddData();
     AddSchedule();
+    AddExperts();
     AddOthers();
   }
 
@@ -289,6 +290,30 @@ class CommandTree {
       CLI::App* leaf = Leaf(data, name, command, help);
       Mark(leaf->add_option("file", options.file, "A token file"), ArgumentKind::kFile)->required();
     }
+  }
+
+  void AddExperts() {
+    ExpertsOptions& options = options_.experts;
+    CLI::App* experts = Group(&app_, "experts", "Where experts lie; needs no coordinator");
+    CLI::App* plan = Leaf(experts, "plan", Command::kExpertsPlan,
+                          "Place and replicate experts by their measured loads");
+    Mark(plan->add_option("--loads", options.file,
+                          "JSON file of loads, replicas, groups, nodes, devices and maybe the "
+                          "current placement; - for standard input"),
+         ArgumentKind::kFile)
+        ->type_name("FILE")
+        ->required();
+    Choices(plan->add_option("--algorithm", options.algorithm,
+                             "balanced: never two copies on one device, and little moves; eplb: "
+                             "the published one"),
+            {"balanced", "eplb"})
+        ->type_name("ALGORITHM")
+        ->capture_default_str();
+    plan->add_option("--tolerance", options.tolerance,
+                     "How much above the best greatest device load to stay, as a part of it, where "
+                     "that moves less")
+        ->check(CLI::Range(0.0, 1.0))
+        ->capture_default_str();
   }
 
   void AddSchedule() {

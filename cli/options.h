@@ -32,6 +32,7 @@ enum class Command : uint8_t {
   kDataInfo,
   kDataVerify,
   kSchedule,
+  kExpertsPlan,
   kVersion,
   kCompletion,
   kHelpExitCodes,
@@ -122,6 +123,12 @@ struct DataOptions {
   bool allow_binary = false;
 };
 
+struct ExpertsOptions {
+  std::string file;  // "-": standard input
+  std::string algorithm = "balanced";
+  double tolerance = 0.02;
+};
+
 struct ScheduleOptions {
   std::string kind;
   int ranks = 0;
@@ -145,6 +152,7 @@ struct Options {
   CheckpointOptions checkpoint;
   DataOptions data;
   ScheduleOptions schedule;
+  ExpertsOptions experts;
   std::string shell;  // completion
 };
 

@@ -9,6 +9,7 @@
 #include "cli/completion.h"
 #include "cli/data_verbs.h"
 #include "cli/exit_code.h"
+#include "cli/experts_verbs.h"
 #include "cli/get_verbs.h"
 #include "cli/job_verbs.h"
 #include "cli/local_verbs.h"
@@ -80,6 +81,8 @@ absl::Status Run(const Options& options, Session& session) {
       return RunDataInfo(options.data, session);
     case Command::kDataVerify:
       return RunDataVerify(options.data, session);
+    case Command::kExpertsPlan:
+      return RunExpertsPlan(options.experts, session);
     case Command::kSchedule:
       return RunSchedule(options.schedule, session);
     case Command::kVersion:
