@@ -6,8 +6,9 @@
 //   kEplb      the published greedy algorithm, tie for tie.
 //   kBalanced  never two copies of one expert on one device; more even (a local search follows the
 //              greedy packing); with a present placement, the fewest moved slots it finds among
-//              placements within a tolerance of what it would reach from nothing. So equal loads
-//              move nothing, however often it is asked.
+//              placements within a tolerance of what it would reach from nothing, and no
+//              less even than the better of that and the published one. So equal loads move
+//              nothing, however often it is asked.
 // Pure and deterministic. docs/results/expert-placement.md compares the two.
 #ifndef FATHOM_COORDINATOR_PLANNER_EXPERT_PLACEMENT_H_
 #define FATHOM_COORDINATOR_PLANNER_EXPERT_PLACEMENT_H_
