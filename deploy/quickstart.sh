@@ -26,7 +26,7 @@ fail() { echo "quickstart: $*" >&2; exit 1; }
 wrong_option() { echo "quickstart: $*; see --help" >&2; exit 2; }
 
 steps='' summary='' keep_running=0 only_down=0 install=1 state_option=''
-state=${FATHOM_STATE_DIR:-$HOME/.fathom/local}
+state=${FATHOM_STATE_DIR:-${HOME:-$PWD}/.fathom/local}
 while (($#)); do
   case "$1" in
     --steps | --summary | --state-dir)
