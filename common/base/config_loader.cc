@@ -483,7 +483,7 @@ class Writer {
   std::string Take() { return std::move(out_); }
 
  private:
-  void Indent(int indent) { out_.append(static_cast<size_t>(2 * indent), ' '); }
+  void Indent(int indent) { out_.append(2 * static_cast<size_t>(indent), ' '); }
 
   static bool IsEmpty(const Message& message) {
     std::vector<const FieldDescriptor*> fields;
@@ -522,8 +522,9 @@ class Writer {
       const size_t start = out_.size();
       Fields(item, indent + 1);
       // The first field stands on the dash's own line.
-      out_[start + static_cast<size_t>(2 * indent)] = '-';
-      out_.erase(start, static_cast<size_t>(2 * indent));
+      const size_t spaces = 2 * static_cast<size_t>(indent);
+      out_[start + spaces] = '-';
+      out_.erase(start, spaces);
     }
   }
 
@@ -532,6 +533,7 @@ class Writer {
     const FieldDescriptor& key = *field.message_type()->map_key();
     const FieldDescriptor& value = *field.message_type()->map_value();
     std::vector<const Message*> entries;
+    entries.reserve(static_cast<size_t>(reflection.FieldSize(message, &field)));
     for (int i = 0; i < reflection.FieldSize(message, &field); ++i) {
       entries.push_back(&reflection.GetRepeatedMessage(message, &field, i));
     }

@@ -21,6 +21,7 @@ constexpr char kStateChanged[] = "JobStateChanged";
 constexpr int64_t kDefaultMaxStalledRestarts = 3;
 constexpr double kDefaultStartTimeoutS = 120;
 constexpr int32_t kIdealDevicesPerNode = 8;
+constexpr size_t kActorBytesMax = 100;
 
 absl::Status CheckName(const std::string& name) {
   const bool good = !name.empty() && name.size() <= limits::kMaxNameBytes &&
@@ -239,8 +240,8 @@ absl::StatusOr<v1::SubmitJobResponse> CoordinatorCore::Submit(const v1::SubmitJo
   job.resume_from = resume_from;
   if (request.dry_run()) return DryRun(request, std::move(job));
 
-  const std::string actor =
-      resolved.metadata().user().empty() ? "unknown" : resolved.metadata().user();
+  const std::string& user = resolved.metadata().user();
+  const std::string actor = user.empty() ? "unknown" : CutText(user, kActorBytesMax);
   v1::Record record = NewRecord(kSubmitted, absl::StrCat("submitted by ", actor), now);
   record.set_job(job.id.value());
   record.set_actor(actor);
@@ -303,7 +304,8 @@ absl::StatusOr<v1::CancelJobResponse> CoordinatorCore::Cancel(const v1::CancelJo
     return absl::FailedPreconditionError(absl::StrCat(
         "job ", job->id.value(), " has already ended: it is ", NameOfState(job->state)));
   }
-  const std::string actor = request.actor().empty() ? "unknown" : CutText(request.actor(), 100);
+  const std::string actor =
+      request.actor().empty() ? "unknown" : CutText(request.actor(), kActorBytesMax);
   std::string message = absl::StrCat("cancelled by ", actor);
   if (!request.reason().empty()) absl::StrAppend(&message, ": ", request.reason());
   v1::JobChange change;

@@ -97,11 +97,11 @@ void EventLoop::Run() {
         queue_.pop_front();
       }
     }
-    HandleBatch(std::move(batch));
+    HandleBatch(batch);
   }
 }
 
-void EventLoop::HandleBatch(std::deque<Event> batch) {
+void EventLoop::HandleBatch(const std::deque<Event>& batch) {
   const Moment now = Now();
   for (const Event& event : batch) {
     options_.metrics->Add(metrics::kCoreEvents, {event.kind});
@@ -119,7 +119,7 @@ void EventLoop::HandleBatch(std::deque<Event> batch) {
   } else {
     core_.Rollback();
   }
-  for (Event& event : batch) {
+  for (const Event& event : batch) {
     if (event.done) event.done(durable, core_);
   }
   if (!durable.ok()) return;
@@ -129,7 +129,7 @@ void EventLoop::HandleBatch(std::deque<Event> batch) {
 absl::Status EventLoop::Append() {
   if (core_.records().empty()) return absl::OkStatus();
   const absl::Duration begin = options_.clock->Steady();
-  const absl::Status status = options_.log->Append(core_.records());
+  absl::Status status = options_.log->Append(core_.records());
   const absl::Duration took = options_.clock->Steady() - begin;
   options_.metrics->Observe(metrics::kLogAppendSeconds, absl::ToDoubleSeconds(took));
   if (status.ok()) {

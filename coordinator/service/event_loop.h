@@ -69,7 +69,7 @@ class EventLoop {
 
   explicit EventLoop(Options options);
   void Run();
-  void HandleBatch(std::deque<Event> batch);
+  void HandleBatch(const std::deque<Event>& batch);
   absl::Status Append();
   Moment Now() const;
 

@@ -181,8 +181,9 @@ class OperatorService::Impl final : public v1::OperatorService::CallbackService 
                   v1::JobStatus* response) override {
     return Query(context, [request, response](const CoordinatorCore& core) {
       absl::StatusOr<v1::JobStatus> status = core.GetJob(*request);
-      if (status.ok()) *response = *std::move(status);
-      return status.status();
+      if (!status.ok()) return status.status();
+      *response = *std::move(status);
+      return absl::OkStatus();
     });
   }
 

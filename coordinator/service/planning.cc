@@ -15,6 +15,7 @@ PlanningFunctions RealPlanning() {
   planning.make_plan = [](const std::string& job, uint64_t epoch, const v1::JobSpec& spec,
                           const std::vector<FreeNode>& nodes) {
     std::vector<planner::NodeCapacity> capacities;
+    capacities.reserve(nodes.size());
     for (const FreeNode& node : nodes) {
       capacities.push_back({.name = node.name,
                             .free_devices = {node.free_devices.begin(), node.free_devices.end()},
