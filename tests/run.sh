@@ -64,8 +64,8 @@ bazel_tests() {
 clang_tidy() {
   local files
   mapfile -t files < <(git ls-files '*.cc' | grep -vE '_test\.cc$|^third_party/')
-  printf '%s\0' "${files[@]}" | xargs -0 -n 4 -P 2 clang-tidy --quiet --warnings-as-errors='*' -- \
-    -std=c++20 -I. -Ibazel-bin
+  printf '%s\0' "${files[@]}" | xargs -0 -n 4 -P 2 \
+    sh -c 'clang-tidy --quiet "--warnings-as-errors=*" "$@" -- -std=c++20 -I. -Ibazel-bin' sh
 }
 
 if ((install)); then
