@@ -32,7 +32,7 @@ results=$logs/results
 # What `bazel test` is asked for, and what the sanitizers look at: pure code, kernels, parsers.
 NEEDS_HARDWARE='gpu|rdma'
 SANITIZED='//common/... + //coordinator/core/... + //coordinator/planner/... + //kernels/...'
-THREADED='//worker/transport/... + //coordinator/service/... + //worker/agent/... + //common/...'
+THREADED='//worker/transport/... + //coordinator/service/... + //common/...'
 
 say() { printf '%s %s\n' "$(date +%H:%M:%S)" "$*"; }
 
