@@ -6,8 +6,8 @@
 
 namespace fathom::limits {
 
-// The cluster. The reference is 256 nodes of 8 devices; four times that must still be bookkept.
-inline constexpr int kMaxNodes = 1024;
+// The cluster. The reference is 256 nodes of 8 devices; 16 times that must still be bookkept.
+inline constexpr int kMaxNodes = 4096;
 inline constexpr int kMaxDevicesPerNode = 64;
 inline constexpr int kMaxRanksPerJob = 8192;
 inline constexpr int kMaxNameBytes = 63;  // of a job; a node may have a host's name
@@ -19,6 +19,7 @@ inline constexpr int kMaxUnfinishedJobs = 1000;  // submitting one more is refus
 inline constexpr int kMaxFinishedJobs = 1000;    // the oldest one beyond is forgotten
 inline constexpr int kMaxEvents = 10'000;        // the oldest one beyond is forgotten
 inline constexpr int kMaxRequestIds = 4096;      // remembered for repeated commands
+inline constexpr int kMaxRecoveries = 100;       // remembered of a job
 inline constexpr int kMaxRequestIdBytes = 128;
 inline constexpr int kMaxListedJobs = 1000;
 inline constexpr int kMaxListedEvents = 1000;
