@@ -50,6 +50,10 @@ def wait_until(condition, seconds, what, describe=lambda: ""):
         pause.wait(POLL_SECONDS)
 
 
+def ended(job):
+    return job.get("state") in ("COMPLETED", "FAILED", "CANCELLED")
+
+
 def write_text(path, kilobytes, seed=1):
     """English-like text with something to learn in it: words drawn by a seeded choice."""
     choose = random.Random(seed)
@@ -201,6 +205,26 @@ class Cluster:
 
         return wait_until(holds, seconds, f"{name}: {what}", lambda: self.describe_state(seen))
 
+    def describe(self, name):
+        """One job with its recoveries and ranks, as `describe job` shows it."""
+        return json.loads(self.ctl("describe", "job", name, "-o", "json").stdout)
+
+    def recoveries(self, name):
+        return self.describe(name)["recoveries"]
+
+    def begin(self, name, step, **changes):
+        """Submits a job and returns once it has done so many steps."""
+        self.ctl("submit", "-f", self.job_file(name, **changes))
+        return self.wait_for_job(name, lambda job: job["step"] >= step or ended(job), 120,
+                                 f"has done {step} steps")
+
+    def finish(self, name, seconds=180):
+        """Waits for a job's end and returns it; an error if it isn't COMPLETED."""
+        job = self.wait_for_job(name, ended, seconds, "ends")
+        if job["state"] != "COMPLETED":
+            raise AssertionError(self.describe_state(job))
+        return job
+
     def describe_state(self, job):
         logs = self.ctl("logs", job.get("name", ""), expect=None).stdout[-2000:]
         events = self.ctl("get", "events", expect=None).stdout[-2000:]
@@ -235,6 +259,29 @@ class Cluster:
                 os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not self.marked(), 10, "killed processes are gone")
         return left
+
+    def node(self, name):
+        return next(node for node in self.items("get", "nodes") if node["name"] == name)
+
+    def busy_nodes(self):
+        """Nodes that have ranks, by name."""
+        return [node for node in self.items("get", "nodes") if node["ranks"]]
+
+    def daemon_pid(self, name):
+        """Process id of a node's daemon, or of the coordinator, by what runs."""
+        found = [pid for pid, command in self.marked().items()
+                 if (f"--node-name {name} " in command + " " and "fathom-worker" in command)
+                 or (name == "coordinator" and "fathom-coordinator" in command)]
+        if len(found) != 1:
+            raise AssertionError(f"{len(found)} processes are the daemon {name}: {found}")
+        return found[0]
+
+    def kill_daemon(self, name, number=signal.SIGKILL):
+        """Kills a daemon and waits until it and, of a node, its ranks are gone."""
+        pid = self.daemon_pid(name)
+        os.kill(pid, number)
+        wait_until(lambda: pid not in self.marked(), 10, f"{name} is dead")
+        return pid
 
     def rank_pids(self):
         """Process ids of rank processes, by what runs rather than by what is reported."""
