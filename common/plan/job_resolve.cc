@@ -31,6 +31,10 @@ constexpr int64_t kMaxTokensPerStep = int64_t{1} << 48;
 constexpr int64_t kMaxPathBytes = 4096;
 constexpr int64_t kMaxLabelBytes = 256;
 constexpr double kMaxTimeoutSeconds = 86'400;
+constexpr int64_t kMaxPriority = 1000;
+constexpr double kMaxExpectedHours = 1e6;
+constexpr double kMaxTimeSliceSeconds = 2'592'000;
+constexpr int64_t kMaxSnapshotEverySteps = 1000;
 
 template <typename... Parts>
 absl::Status Bad(absl::string_view path, Parts... parts) {
@@ -302,6 +306,24 @@ absl::Status ResolveRestart(v1::RestartPolicy* policy) {
   return CheckReal("spec.restart.start_timeout_s", policy->start_timeout_s(), timeout);
 }
 
+absl::Status ResolveScheduling(v1::Scheduling* scheduling) {
+  if (!scheduling->has_preemptible()) scheduling->set_preemptible(true);
+  FATHOM_RETURN_IF_ERROR(CheckInteger("spec.scheduling.priority", scheduling->priority(),
+                                      -kMaxPriority, kMaxPriority));
+  FATHOM_RETURN_IF_ERROR(CheckReal("spec.scheduling.expected_hours", scheduling->expected_hours(),
+                                   {.min = 0, .max = kMaxExpectedHours}));
+  return CheckReal("spec.scheduling.time_slice_s", scheduling->time_slice_s(),
+                   {.min = 0, .max = kMaxTimeSliceSeconds});
+}
+
+absl::Status ResolveRecovery(v1::Recovery* recovery) {
+  if (!recovery->has_snapshot_every_steps()) recovery->set_snapshot_every_steps(1);
+  if (!recovery->has_verify_weights()) recovery->set_verify_weights(true);
+  if (!recovery->has_shed_replicas()) recovery->set_shed_replicas(true);
+  return CheckInteger("spec.recovery.snapshot_every_steps", recovery->snapshot_every_steps(), 0,
+                      kMaxSnapshotEverySteps);
+}
+
 absl::Status ResolveSpec(const ResolveContext& context, const std::string& job_name,
                          v1::JobSpec* spec) {
   model::ModelConfig config;
@@ -314,7 +336,9 @@ absl::Status ResolveSpec(const ResolveContext& context, const std::string& job_n
   FATHOM_RETURN_IF_ERROR(ResolveParallelism(config, spec->mutable_parallelism()));
   FATHOM_RETURN_IF_ERROR(ResolveTraining(spec));
   FATHOM_RETURN_IF_ERROR(ResolveCheckpoint(context, job_name, spec->mutable_checkpoint()));
-  return ResolveRestart(spec->mutable_restart());
+  FATHOM_RETURN_IF_ERROR(ResolveRestart(spec->mutable_restart()));
+  FATHOM_RETURN_IF_ERROR(ResolveScheduling(spec->mutable_scheduling()));
+  return ResolveRecovery(spec->mutable_recovery());
 }
 
 absl::Status CheckHead(const v1::Job& job) {

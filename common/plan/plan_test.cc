@@ -71,6 +71,11 @@ TEST(ResolveJobTest, ShortestJob_GetsEveryDefault) {
   EXPECT_EQ(spec.restart().max_restarts_without_progress(), 3);
   EXPECT_EQ(spec.restart().peer_timeout_s(), 120);
   EXPECT_EQ(spec.restart().start_timeout_s(), 120);
+  EXPECT_TRUE(spec.scheduling().preemptible());
+  EXPECT_EQ(spec.scheduling().priority(), 0);
+  EXPECT_EQ(spec.recovery().snapshot_every_steps(), 1);
+  EXPECT_TRUE(spec.recovery().verify_weights());
+  EXPECT_TRUE(spec.recovery().shed_replicas());
 }
 
 TEST(ResolveJobTest, ResolvedJob_StaysAsItIs) {
@@ -105,7 +110,15 @@ TEST(ResolveJobTest, ZeroWhereItMeansSomething_IsKept) {
   t->set_balance_alpha(0);
   t->set_bias_update_speed(0);
   job.mutable_spec()->mutable_restart()->set_max_restarts_without_progress(0);
+  job.mutable_spec()->mutable_scheduling()->set_preemptible(false);
+  job.mutable_spec()->mutable_recovery()->set_snapshot_every_steps(0);
+  job.mutable_spec()->mutable_recovery()->set_verify_weights(false);
+  job.mutable_spec()->mutable_recovery()->set_shed_replicas(false);
   const v1::Job resolved = ResolveJob(job).value();
+  EXPECT_FALSE(resolved.spec().scheduling().preemptible());
+  EXPECT_EQ(resolved.spec().recovery().snapshot_every_steps(), 0);
+  EXPECT_FALSE(resolved.spec().recovery().verify_weights());
+  EXPECT_FALSE(resolved.spec().recovery().shed_replicas());
   const v1::Training& r = resolved.spec().training();
   EXPECT_EQ(r.weight_decay() + r.mtp_loss_weight() + r.final_learning_rate() + r.beta1() +
                 r.balance_alpha() + r.bias_update_speed(),
@@ -324,6 +337,29 @@ TEST(ResolveJobTest, BadPolicy_IsNamed) {
        {"spec.restart.start_timeout_s: nan"}},
       {[=](auto& j) { restart(j)->set_start_timeout_s(1e9); },
        {"spec.restart.start_timeout_s: 1e+09", "at most 86400"}},
+  });
+}
+
+TEST(ResolveJobTest, BadSchedulingOrRecovery_IsNamed) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const double infinity = std::numeric_limits<double>::infinity();
+  auto scheduling = [](v1::Job& job) { return job.mutable_spec()->mutable_scheduling(); };
+  auto recovery = [](v1::Job& job) { return job.mutable_spec()->mutable_recovery(); };
+  const std::string p = "spec.scheduling.";
+  ExpectRefused({
+      {[=](auto& j) { scheduling(j)->set_priority(1001); },
+       {p + "priority: 1001", "from -1000 to 1000"}},
+      {[=](auto& j) { scheduling(j)->set_priority(-1001); }, {p + "priority: -1001"}},
+      {[=](auto& j) { scheduling(j)->set_expected_hours(-1); }, {p + "expected_hours: -1"}},
+      {[=](auto& j) { scheduling(j)->set_expected_hours(nan); }, {p + "expected_hours: nan"}},
+      {[=](auto& j) { scheduling(j)->set_expected_hours(infinity); },
+       {p + "expected_hours: inf", "at most 1e+06"}},
+      {[=](auto& j) { scheduling(j)->set_time_slice_s(-0.5); }, {p + "time_slice_s: -0.5"}},
+      {[=](auto& j) { scheduling(j)->set_time_slice_s(infinity); }, {p + "time_slice_s: inf"}},
+      {[=](auto& j) { recovery(j)->set_snapshot_every_steps(-1); },
+       {"spec.recovery.snapshot_every_steps: -1", "from 0 to 1000"}},
+      {[=](auto& j) { recovery(j)->set_snapshot_every_steps(1001); },
+       {"spec.recovery.snapshot_every_steps: 1001"}},
   });
 }
 
