@@ -4,7 +4,7 @@
 //
 // How the caller uses it, from one thread:
 //
-//   1. any number of Submit, Cancel, Report, StreamClosed and Tick: each decides at once, ahead of
+//   1. any number of commands, Report, StreamClosed and Tick: each decides at once, ahead of
 //      durability, and adds to records()
 //   2. append records() to the log; then Commit(), or Rollback() when the log refused them
 //   3. only after Commit: answer the commands, and send the desired states of TakeChangedNodes()
@@ -15,12 +15,19 @@
 //
 // Restart: Replay every record, then go on. Ranks that ran through the restart are found in the
 // nodes' reports and kept; a node that does not report within a lease is lost.
+//
+// By file: coordinator_core.cc (events, records, what follows from reports), core_job_commands.cc,
+// core_node_commands.cc, core_recovery.cc (epochs that fail), core_boundary.cc (changes at a step
+// boundary), core_queue.cc (who gets devices), core_desires.cc, core_detectors.cc,
+// core_explain.cc, coordinator_views.cc.
 #ifndef FATHOM_COORDINATOR_CORE_COORDINATOR_CORE_H_
 #define FATHOM_COORDINATOR_CORE_COORDINATOR_CORE_H_
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -31,6 +38,7 @@
 #include "coordinator/core/gang.h"
 #include "coordinator/core/node_table.h"
 #include "coordinator/core/placement.h"
+#include "proto/fathom/v1/config.pb.h"
 #include "proto/fathom/v1/operator.pb.h"
 #include "proto/fathom/v1/record.pb.h"
 #include "proto/fathom/v1/worker.pb.h"
@@ -42,6 +50,12 @@ struct CoreOptions {
   int32_t lease_ms = 5000;
   std::string checkpoint_root;  // a job without a folder of its own gets <root>/<job id>
   PlanningFunctions planning;
+  v1::Detectors detectors;        // empty fields: the defaults of config.proto
+  std::vector<v1::Quota> quotas;  // none: no bounds
+  // Whether a node gets ranks only once it passed a preflight. What it has it keeps.
+  bool require_preflight = false;
+  // A job that dropped replicas grows back no sooner after its epoch began.
+  int32_t grow_after_ms = 10'000;
 };
 
 class CoordinatorCore {
@@ -55,6 +69,14 @@ class CoordinatorCore {
   absl::StatusOr<v1::SubmitJobResponse> Submit(const v1::SubmitJobRequest& request,
                                                const v1::ResumePoint& resume_from, Moment now);
   absl::StatusOr<v1::CancelJobResponse> Cancel(const v1::CancelJobRequest& request, Moment now);
+  absl::StatusOr<v1::SuspendJobResponse> Suspend(const v1::SuspendJobRequest& request, Moment now);
+  absl::StatusOr<v1::ResumeJobResponse> ResumeJob(const v1::ResumeJobRequest& request, Moment now);
+  absl::StatusOr<v1::DrainNodeResponse> Drain(const v1::DrainNodeRequest& request, Moment now);
+  absl::StatusOr<v1::UndrainNodeResponse> Undrain(const v1::UndrainNodeRequest& request,
+                                                  Moment now);
+  absl::StatusOr<v1::CordonNodeResponse> Cordon(const v1::CordonNodeRequest& request, Moment now);
+  absl::StatusOr<v1::PreflightNodeResponse> Preflight(const v1::PreflightNodeRequest& request,
+                                                      Moment now);
   // Codes as in NodeTable::Report.
   absl::Status Report(const v1::NodeReport& report, Moment now);
   void StreamClosed(const NodeName& node, int64_t incarnation, Moment now);
@@ -73,73 +95,167 @@ class CoordinatorCore {
 
   // --- What is ---
   absl::StatusOr<v1::JobStatus> GetJob(const v1::GetJobRequest& request) const;
+  absl::StatusOr<v1::ExplainJobResponse> Explain(const v1::ExplainJobRequest& request) const;
   v1::ListJobsResponse ListJobs(const v1::ListJobsRequest& request) const;
   v1::ListNodesResponse ListNodes() const;
   v1::ListEventsResponse ListEvents(const v1::ListEventsRequest& request) const;
   v1::JobStatus StatusOf(const DurableJob& job, bool include_ranks) const;
   const DurableState& state() const { return state_; }
   const NodeTable& nodes() const { return nodes_; }
-  // The gang of a job's newest plan; null if it has none.
+  // The gang of a job's present plan; null if it has none. Of one that recovers and has no new plan
+  // yet, that of its last.
   const Gang* FindGang(const JobId& id) const;
+  // The gang of its next plan, prepared for a change at a boundary; null if it has none.
+  const Gang* FindNextGang(const JobId& id) const;
+  // Why a drain doesn't proceed; empty if nothing stops it.
+  std::string DrainObstacle(const NodeName& node) const;
   // What a job without a current plan waits for; empty for others.
   std::string WaitingReason(const JobId& id) const;
   // Jobs that wait for devices.
   int WaitingCount() const { return static_cast<int>(waiting_.size()); }
 
  private:
-  // Records: each is applied at once.
+  // --- Records: each is applied at once (coordinator_core.cc) ---
   v1::Record NewRecord(const std::string& kind, const std::string& message, Moment now) const;
   void Put(v1::Record record);
   void ChangeJob(const DurableJob& job, const std::string& kind, const std::string& message,
                  v1::JobChange change, Moment now, const std::string& actor = "coordinator");
+  void ChangeNode(const NodeName& node, const std::string& kind, const std::string& message,
+                  v1::NodeChange change, Moment now, const std::string& actor = "coordinator");
   void EndJob(const DurableJob& job, v1::JobState state, const std::string& message, Moment now);
+  // What is known at the end of a job, or of an epoch.
+  static void FillLastWords(const Gang* gang, v1::JobChange* change);
 
-  // Submit's parts.
+  // --- Commands' common parts (core_job_commands.cc) ---
+  static absl::Status CheckRequestId(const std::string& request_id);
+  static std::string ActorOf(const std::string& actor);  // cut; "unknown" if empty
+  // The command with this request_id, if it was applied before; null otherwise. INVALID_ARGUMENT:
+  // the id is too long, or was another command's.
+  absl::StatusOr<const AppliedCommand*> FindApplied(const std::string& request_id,
+                                                    const std::string& kind) const;
+  // NOT_FOUND.
+  absl::StatusOr<std::shared_ptr<const DurableJob>> JobNamed(const std::string& name) const;
+  absl::StatusOr<NodeName> NodeNamed(const std::string& name) const;
+
   absl::StatusOr<v1::Job> ResolveSubmitted(const v1::SubmitJobRequest& request) const;
   v1::SubmitJobResponse DryRun(const v1::SubmitJobRequest& request, DurableJob job) const;
   absl::Status CheckCanRun(const v1::Job& resolved, const v1::ResumePoint& resume_from) const;
   void NameJob(const v1::Job& resolved, DurableJob* job) const;
   static v1::SubmitJobResponse ResponseOf(const DurableJob& job);
 
-  // The decisions, in order.
+  // --- The decisions, in order (coordinator_core.cc) ---
   void Decide(Moment now);
+  void NoteReport(const v1::NodeReport& report, const std::string& was, bool came_up, Moment now);
+  void LoseNode(const NodeName& name, Moment now);
   void AdvanceActiveJobs(Moment now);
   void AdvanceJob(const DurableJob& job, Moment now);
+  void SettlePark(const DurableJob& job, const Gang& gang, Moment now);
+
+  // --- Epochs that fail (core_recovery.cc) ---
+  // The present epoch can't go on: a new one, from the next plan if that is intact. Detectors call
+  // it too, with a cause of their own.
   void FailEpoch(const DurableJob& job, const Gang& gang, const GangFailure& failure, Moment now);
+  // Null: nothing is wrong, or whose fault it is isn't clear yet.
+  std::optional<GangFailure> JudgeFailure(const DurableJob& job, const Gang& gang, Moment now);
+  GangFailure BlameLink(const DurableJob& job, const Gang& gang, Moment now);
+  v1::RecoveryRecord BeginRecovery(const DurableJob& job, const Gang& gang,
+                                   const GangFailure& failure, Moment now) const;
+  void FinishRecovery(const DurableJob& job, const Gang& gang, Moment now);
+
+  // --- Changes at a boundary (core_boundary.cc) ---
+  void AdvanceNextPlan(const DurableJob& job, Moment now);
+  void PromoteNextPlan(const DurableJob& job, const std::string& why, Moment now);
+  // Why a next plan can't be used any more; empty if it can.
+  std::string FlawOfNextPlan(const DurableJob& job) const;
+  void PrepareChange(const DurableJob& job, Moment now);
+  void PrepareNext(const DurableJob& job, v1::Plan plan, const std::string& cause, Moment now);
+  void AdvanceDrains(Moment now);
+
+  // --- Nodes (core_node_commands.cc) ---
+  // Drain and cordon as a detector wishes them. A deadline of now gives the ranks up at once.
+  void StartDrain(const NodeName& node, v1::NodeAdmin admin, const std::string& request_id,
+                  Moment now);
+  void CordonNode(const NodeName& node, const std::string& reason, const std::string& actor,
+                  const std::string& request_id, Moment now);
+  std::vector<v1::DrainedJob> WhereTo(const NodeName& node, const std::string& replacement) const;
+  // Up, neither cordoned nor draining, and preflighted where that is required.
+  bool TakesRanks(const NodeName& node) const;
+  std::string WhyClosed(const NodeName& node) const;  // empty: it takes ranks
+  std::set<std::string> ClosedNodes() const;
+  bool HasRanks(const NodeName& node) const;  // by an active job's present or next plan
+
+  // --- Detectors (core_detectors.cc) ---
+  void RunDetectors(Moment now);                        // at every tick
+  void NodeReturned(const NodeName& node, Moment now);  // it was lost, and reports again
+
+  // --- Who gets devices (core_queue.cc) ---
   void PlaceWaitingJobs(Moment now);
   // Empty if the job got a plan, else what it waits for.
   std::string TryToPlace(const DurableJob& job, bool first_in_line, Moment now);
   absl::StatusOr<v1::Plan> FindPlan(const DurableJob& job, uint64_t epoch,
                                     bool first_in_line) const;
-  std::string OldRankStillThere(const DurableJob& job) const;
+  absl::StatusOr<v1::Plan> FindRecoveryPlan(const DurableJob& job, uint64_t epoch,
+                                            bool over_claims) const;
+  ReplanInput InputFor(const DurableJob& job, uint64_t epoch, const DeviceMap& devices) const;
+  DeviceMap DevicesFor(const JobId& viewer, bool over_claims) const;
 
   void RefreshGangs(Moment now);
+  void RefreshGang(const DurableJob& job, Moment now);
+  void MakeGang(std::map<JobId, Gang>* gangs, const JobId& id,
+                const std::shared_ptr<const v1::Plan>& plan, bool seen, Moment now);
   void MarkChangedDesires();
-  std::string DesireOf(const DurableJob& job) const;
+  struct Desire;
+  Desire DesireOf(const DurableJob& job) const;
+  void AddDesiredJob(const DurableJob& job, const v1::Plan& plan, const Gang& gang, bool hold,
+                     const NodeName& node, v1::DesiredState* desired) const;
 
   const CoreOptions options_;
   DurableState state_;
   NodeTable nodes_;
-  std::map<JobId, Gang> gangs_;  // of active jobs that have a plan, maybe of an older epoch
-  std::map<JobId, std::string> waiting_;       // what each job without a current plan waits for
-  std::map<JobId, int64_t> recovering_since_;  // steady; of jobs that want a new plan
+  std::map<JobId, Gang> gangs_;       // of active jobs that have a plan, maybe of an older epoch
+  std::map<JobId, Gang> next_gangs_;  // of their next plans
+  std::map<NodeName, std::set<JobId>> jobs_on_;  // whose present or next plan names the node
+  std::map<JobId, std::string> waiting_;         // what each job without a current plan waits for
   struct Hopeless {
     std::string devices;  // the free ones, as text
     std::string reason;
   };
-  std::map<JobId, Hopeless>
-      hopeless_;  // where planning failed, so that it is not tried again there
+  // Where planning failed, so that it is not tried again there.
+  std::map<JobId, Hopeless> hopeless_;
+  std::map<JobId, Hopeless> hopeless_change_;  // the same for a change at a boundary
   Moment last_decided_;
   bool started_ = false;  // an event was handled
+
+  // What the event at hand touched.
+  std::set<JobId> touched_;       // jobs to advance
+  bool placement_due_ = true;     // devices or the queue may have changed
+  std::set<JobId> desire_dirty_;  // since the last commit
+
+  // Steps as last known of an epoch that ended, until the next one's first step.
+  struct LastSteps {
+    int64_t step = 0;
+    int64_t finished_ms = 0;
+    double seconds = 0;
+  };
+  std::map<JobId, LastSteps> last_steps_;
+  struct LinkFault {
+    int64_t steady_ms = 0;
+    std::string a;  // in order
+    std::string b;
+    std::string blamed;
+  };
+  std::deque<LinkFault> link_faults_;
 
   std::vector<v1::Record> records_;
   bool marked_ = false;
 
   struct Desire {
-    std::string signature;
+    std::string signature;  // changes exactly when the wish does; empty: none
     std::set<std::string> nodes;
   };
   std::map<JobId, Desire> desires_;  // as last marked
+  std::map<NodeName, std::set<JobId>> desired_on_;
+  std::map<NodeName, v1::PreflightRequest> preflights_;  // wished, as last marked
   std::set<NodeName> changed_nodes_;
   uint64_t desired_version_ = 1;
   std::map<NodeName, uint64_t> version_of_;

@@ -24,6 +24,17 @@ struct FreeNode {
   std::string name;
   std::vector<int32_t> free_devices;  // indices, ascending, at least one
   std::string failure_domain;
+  bool spare = false;
+};
+
+// For a plan made from the job's last one.
+struct ReplanInput {
+  const v1::Plan* previous = nullptr;
+  uint64_t epoch = 0;
+  const v1::JobSpec* asked = nullptr;  // by the user; the last plan may have fewer replicas
+  std::set<std::string> vacate;        // nodes whose ranks must leave
+  std::vector<FreeNode> free;          // with the job's own devices that it may keep
+  std::map<std::string, std::string> successor;  // of a vacated node: preferred to take its ranks
 };
 
 // What the core asks of common/plan and coordinator/planner. All are pure.
@@ -34,6 +45,11 @@ struct PlanningFunctions {
                                          const v1::JobSpec& spec, const std::vector<FreeNode>&)>
       make_plan;
   std::function<absl::Status(const v1::Plan&)> check_plan;
+  // The same shape: ranks stay where they can, those of vacated nodes move as blocks.
+  // RESOURCE_EXHAUSTED: nothing fits.
+  std::function<absl::StatusOr<v1::Plan>(const ReplanInput&)> replan;
+  // The most replicas that fit, at most those asked for and maybe those it has.
+  std::function<absl::StatusOr<v1::Plan>(const ReplanInput&)> reshape;
 };
 
 int64_t RanksOf(const v1::JobSpec& spec);

@@ -1,0 +1,242 @@
+// Commands about jobs: submit, cancel, suspend, resume.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "common/base/limits.h"
+#include "common/base/status_util.h"
+#include "common/base/text.h"
+#include "coordinator/core/coordinator_core.h"
+#include "coordinator/core/job_state.h"
+
+namespace fathom {
+namespace {
+
+constexpr char kSubmitted[] = "JobSubmitted";
+constexpr char kCancelled[] = "JobCancelled";
+constexpr int32_t kIdealDevicesPerNode = 8;
+constexpr size_t kActorBytesMax = 100;
+
+absl::Status CheckName(const std::string& name) {
+  const bool good = !name.empty() && name.size() <= limits::kMaxNameBytes &&
+                    absl::ascii_islower(name.front()) &&
+                    std::all_of(name.begin(), name.end(), [](char c) {
+                      return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '-';
+                    });
+  if (good) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("metadata.name '",
+                                                 CutText(name, limits::kMaxNameBytes),
+                                                 "': use lower-case letters, digits "
+                                                 "and '-', starting with a letter, at most ",
+                                                 limits::kMaxNameBytes, " of them"));
+}
+
+}  // namespace
+
+absl::Status CoordinatorCore::CheckRequestId(const std::string& request_id) {
+  if (request_id.size() <= limits::kMaxRequestIdBytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("request_id is longer than ", limits::kMaxRequestIdBytes, " bytes"));
+}
+
+std::string CoordinatorCore::ActorOf(const std::string& actor) {
+  return actor.empty() ? "unknown" : CutText(actor, kActorBytesMax);
+}
+
+absl::StatusOr<const AppliedCommand*> CoordinatorCore::FindApplied(const std::string& request_id,
+                                                                   const std::string& kind) const {
+  FATHOM_RETURN_IF_ERROR(CheckRequestId(request_id));
+  if (request_id.empty()) return nullptr;
+  const AppliedCommand* command = state_.FindCommand(request_id);
+  if (command == nullptr || command->kind == kind) return command;
+  return absl::InvalidArgumentError("request_id was used for another command");
+}
+
+absl::StatusOr<std::shared_ptr<const DurableJob>> CoordinatorCore::JobNamed(
+    const std::string& name) const {
+  auto job = state_.FindByNameOrId(name);
+  if (job != nullptr) return job;
+  return absl::NotFoundError(absl::StrCat("there is no job '", CutText(name, 100), "'"));
+}
+
+absl::StatusOr<v1::Job> CoordinatorCore::ResolveSubmitted(
+    const v1::SubmitJobRequest& request) const {
+  if (request.job().ByteSizeLong() > limits::kMaxJobBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the job is larger than the ", limits::kMaxJobBytes, " bytes allowed"));
+  }
+  if (request.job().metadata().labels_size() > limits::kMaxLabels) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("metadata.labels has more than ", limits::kMaxLabels, " entries"));
+  }
+  if (!request.job().metadata().name().empty()) {
+    FATHOM_RETURN_IF_ERROR(CheckName(request.job().metadata().name()));
+  }
+  FATHOM_ASSIGN_OR_RETURN(v1::Job job, options_.planning.resolve(request.job()));
+  if (RanksOf(job.spec()) > limits::kMaxRanksPerJob) {
+    return absl::InvalidArgumentError(absl::StrCat("spec.parallelism asks for ",
+                                                   RanksOf(job.spec()), " ranks; at most ",
+                                                   limits::kMaxRanksPerJob, " are allowed"));
+  }
+  return job;
+}
+
+// What no cluster could ever run is refused, not queued: planned here on as many ideal nodes as it
+// needs.
+absl::Status CoordinatorCore::CheckCanRun(const v1::Job& resolved,
+                                          const v1::ResumePoint& resume_from) const {
+  const int64_t steps = resolved.spec().training().steps();
+  if (resume_from.step() > steps) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("spec.checkpoint.resume_from: the checkpoint is of step ", resume_from.step(),
+                     ", but the job ends at step ", steps, "; raise spec.training.steps"));
+  }
+  std::vector<FreeNode> ideal;
+  for (int64_t left = RanksOf(resolved.spec()); left > 0; left -= kIdealDevicesPerNode) {
+    FreeNode& node = ideal.emplace_back();
+    node.name = absl::StrCat("ideal-", ideal.size());
+    for (int32_t device = 0; device < kIdealDevicesPerNode; ++device) {
+      node.free_devices.push_back(device);
+    }
+  }
+  const auto plan = options_.planning.make_plan("job", 1, resolved.spec(), ideal);
+  if (plan.ok()) return options_.planning.check_plan(*plan);
+  return absl::IsInvalidArgument(plan.status()) ? plan.status() : absl::OkStatus();
+}
+
+// "<name>-<number>", or for a job without a name "<preset>-<number>", which is its name too.
+void CoordinatorCore::NameJob(const v1::Job& resolved, DurableJob* job) const {
+  job->number = state_.next_number();
+  const std::string& given = resolved.metadata().name();
+  if (!given.empty()) {
+    job->name = JobName(given);
+    job->id = JobId(absl::StrCat(given, "-", job->number));
+    return;
+  }
+  const std::string& preset = resolved.spec().model().preset();
+  do {
+    job->name = JobName(absl::StrCat(preset.empty() ? "job" : preset, "-", job->number));
+  } while (state_.FindUnfinished(job->name) != nullptr && ++job->number > 0);
+  job->id = JobId(job->name.value());
+}
+
+absl::StatusOr<v1::SubmitJobResponse> CoordinatorCore::Submit(const v1::SubmitJobRequest& request,
+                                                              const v1::ResumePoint& resume_from,
+                                                              Moment now) {
+  FATHOM_RETURN_IF_ERROR(CheckRequestId(request.request_id()));
+  if (!request.dry_run()) {
+    FATHOM_ASSIGN_OR_RETURN(const AppliedCommand* applied,
+                            FindApplied(request.request_id(), kSubmitted));
+    if (applied != nullptr) {
+      if (const auto job = state_.Find(applied->job)) return ResponseOf(*job);
+    }
+  }
+  FATHOM_ASSIGN_OR_RETURN(v1::Job resolved, ResolveSubmitted(request));
+  FATHOM_RETURN_IF_ERROR(CheckCanRun(resolved, resume_from));
+  DurableJob job;
+  NameJob(resolved, &job);
+  FATHOM_RETURN_IF_ERROR(CheckName(job.name.value()));
+  if (const auto other = state_.FindUnfinished(job.name)) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("job '", job.name.value(), "' is ", NameOfState(other->state), " (",
+                     other->id.value(), "); choose another metadata.name, or cancel it first"));
+  }
+  if (state_.UnfinishedCount() >= limits::kMaxUnfinishedJobs) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the queue is full: ", limits::kMaxUnfinishedJobs,
+                     " jobs are not finished; wait, or cancel some"));
+  }
+  resolved.mutable_metadata()->set_name(job.name.value());
+  if (resolved.spec().checkpoint().directory().empty()) {
+    resolved.mutable_spec()->mutable_checkpoint()->set_directory(
+        absl::StrCat(options_.checkpoint_root, "/", job.id.value()));
+  }
+  job.job = std::make_shared<v1::Job>(resolved);
+  job.resume_from = resume_from;
+  if (request.dry_run()) return DryRun(request, std::move(job));
+
+  const std::string& user = resolved.metadata().user();
+  const std::string actor = ActorOf(user);
+  v1::Record record = NewRecord(kSubmitted, absl::StrCat("submitted by ", actor), now);
+  record.set_job(job.id.value());
+  record.set_actor(actor);
+  v1::JobSubmitted& submitted = *record.mutable_submitted();
+  *submitted.mutable_job() = std::move(resolved);
+  submitted.set_number(job.number);
+  submitted.set_name(job.name.value());
+  submitted.set_request_id(request.request_id());
+  if (!resume_from.manifest().empty()) *submitted.mutable_resume_from() = resume_from;
+  Put(std::move(record));
+  Decide(now);
+  return ResponseOf(job);
+}
+
+v1::SubmitJobResponse CoordinatorCore::ResponseOf(const DurableJob& job) {
+  v1::SubmitJobResponse response;
+  response.set_name(job.name.value());
+  response.set_id(job.id.value());
+  *response.mutable_job() = *job.job;
+  return response;
+}
+
+v1::SubmitJobResponse CoordinatorCore::DryRun(const v1::SubmitJobRequest& request,
+                                              DurableJob job) const {
+  v1::SubmitJobResponse response = ResponseOf(job);
+  if (request.job().metadata().name().empty()) {
+    response.clear_name();
+    response.clear_id();
+  }
+  const auto blocker = waiting_.begin();
+  const bool queue_is_empty = waiting_.empty();
+  absl::StatusOr<v1::Plan> plan = FindPlan(job, 1, false);
+  if (plan.ok()) *response.mutable_plan() = *std::move(plan);
+  if (!queue_is_empty) {
+    response.set_note(absl::StrCat("waits behind ", waiting_.size(),
+                                   " other(s) in the queue, such as ", blocker->first.value()));
+  } else if (!plan.ok()) {
+    response.set_note(std::string(plan.status().message()));
+  }
+  return response;
+}
+
+absl::StatusOr<v1::CancelJobResponse> CoordinatorCore::Cancel(const v1::CancelJobRequest& request,
+                                                              Moment now) {
+  FATHOM_ASSIGN_OR_RETURN(const AppliedCommand* applied,
+                          FindApplied(request.request_id(), kCancelled));
+  v1::CancelJobResponse response;
+  response.set_state(v1::JOB_STATE_CANCELLED);
+  if (applied != nullptr) return response;
+  FATHOM_ASSIGN_OR_RETURN(const std::shared_ptr<const DurableJob> job, JobNamed(request.name()));
+  if (IsFinal(job->state)) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "job ", job->id.value(), " has already ended: it is ", NameOfState(job->state)));
+  }
+  const std::string actor = ActorOf(request.actor());
+  std::string message = absl::StrCat("cancelled by ", actor);
+  if (!request.reason().empty()) absl::StrAppend(&message, ": ", request.reason());
+  v1::JobChange change;
+  change.set_state(v1::JOB_STATE_CANCELLED);
+  change.set_request_id(request.request_id());
+  FillLastWords(FindGang(job->id), &change);
+  ChangeJob(*job, kCancelled, message, std::move(change), now, actor);
+  Decide(now);
+  return response;
+}
+
+absl::StatusOr<v1::SuspendJobResponse> CoordinatorCore::Suspend(
+    const v1::SuspendJobRequest& request, Moment) {
+  return absl::UnimplementedError(absl::StrCat("suspend ", request.name()));
+}
+
+absl::StatusOr<v1::ResumeJobResponse> CoordinatorCore::ResumeJob(
+    const v1::ResumeJobRequest& request, Moment) {
+  return absl::UnimplementedError(absl::StrCat("resume ", request.name()));
+}
+
+absl::StatusOr<v1::ExplainJobResponse> CoordinatorCore::Explain(
+    const v1::ExplainJobRequest& request) const {
+  return absl::UnimplementedError(absl::StrCat("explain ", request.name()));
+}
+
+}  // namespace fathom
