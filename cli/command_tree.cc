@@ -5,9 +5,11 @@
 #include <memory>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "absl/time/time.h"
 #include "cli/exit_code.h"
 #include "common/schedule/named_schedules.h"
 
@@ -32,6 +34,8 @@ class CommandTree {
     AddLogs();
     AddCancelAndWait();
     AddTop();
+    AddQueue();
+    AddNode();
     AddCheckpoint();
     AddData();
     AddSchedule();
@@ -94,8 +98,24 @@ class CommandTree {
     return option->check(CLI::IsMember(choices));
   }
 
+  // "90", "90s", "10m", "1h30m".
   static CLI::Option* Seconds(CLI::Option* option) {
-    return option->check(CLI::Range(0.0, kSecondsMax))->type_name("SECONDS");
+    const auto to_seconds = [](std::string& text) {
+      double seconds = 0;
+      absl::Duration duration;
+      if (!absl::SimpleAtod(text, &seconds)) {
+        if (!absl::ParseDuration(text, &duration)) {
+          return absl::StrCat("'", text, "' is no time; write 90, 90s, 10m or 1h30m");
+        }
+        seconds = absl::ToDoubleSeconds(duration);
+      }
+      if (!(seconds >= 0 && seconds <= kSecondsMax)) {
+        return absl::StrCat("'", text, "' is not from 0 to ", kSecondsMax, " seconds");
+      }
+      text = absl::StrCat(seconds);
+      return std::string();
+    };
+    return option->transform(CLI::Validator(to_seconds, "", "time"))->type_name("TIME");
   }
 
   void AddGlobalOptions() {
@@ -139,6 +159,11 @@ class CommandTree {
     up->add_option("--metrics-port", up_options.metrics_port,
                    "Its port for /metrics; default 7071, 0: any free one")
         ->check(CLI::Range(0, 65535));
+    Mark(up->add_option("--coordinator-config", up_options.coordinator_config,
+                        "File of the coordinator's further settings, such as detectors and quotas "
+                        "(YAML)"),
+         ArgumentKind::kFile)
+        ->type_name("FILE");
     Seconds(up->add_option("--timeout", up_options.timeout_s, "Until all nodes are ready"))
         ->capture_default_str();
     CLI::App* down = Leaf(local, "down", Command::kLocalDown, "Stop what up started");
@@ -180,7 +205,7 @@ class CommandTree {
 
   void AddGet() {
     GetOptions& options = options_.get;
-    CLI::App* get = Group(&app_, "get", "List jobs, nodes or events");
+    CLI::App* get = Group(&app_, "get", "List jobs, nodes, events or the queue");
     CLI::App* jobs = Leaf(get, "jobs", Command::kGetJobs, "Jobs, oldest first");
     jobs->alias("job");
     Mark(jobs->add_option("names", options.names, "Only these"), ArgumentKind::kJob)
@@ -193,6 +218,8 @@ class CommandTree {
     Mark(nodes->add_option("names", options.names, "Only these"), ArgumentKind::kNode)
         ->type_name("NAME");
     AddWatch(nodes);
+    AddWatch(Leaf(get, "queue", Command::kGetQueue,
+                  "Jobs that wait, in the order in which they are considered"));
     CLI::App* events = Leaf(get, "events", Command::kGetEvents, "What happened, oldest first");
     events->alias("event");
     Mark(events->add_option("--job", options.job, "Only this job's"), ArgumentKind::kJob);
@@ -234,6 +261,69 @@ class CommandTree {
     CLI::App* wait = Leaf(&app_, "wait", Command::kWait, "Follow a job until it ends");
     Mark(wait->add_option("job", options_.wait.job, "Name or id"), ArgumentKind::kJob)->required();
     Seconds(wait->add_option("--timeout", options_.wait.timeout_s, "Then exit with 124; 0: none"));
+  }
+
+  static void AddActor(CLI::App* command, std::string& actor) {
+    command->add_option("--actor", actor, "Who asks, for the events; default your login name");
+  }
+
+  void AddQueue() {
+    QueueOptions& options = options_.queue;
+    const auto add = [&](const char* name, Command command, const char* help) {
+      CLI::App* leaf = Leaf(&app_, name, command, help);
+      Mark(leaf->add_option("job", options.job, "Name or id"), ArgumentKind::kJob)->required();
+      return leaf;
+    };
+    CLI::App* suspend =
+        add("suspend", Command::kSuspend, "Save a job's state and give its devices back");
+    suspend->add_option("--reason", options.reason, "Why, for the events");
+    AddActor(suspend, options.actor);
+    AddActor(add("resume", Command::kResume, "Put a suspended job back into the queue"),
+             options.actor);
+    add("explain", Command::kExplain, "Why a job is as it is, and what it waits for");
+  }
+
+  CLI::App* NodeLeaf(const char* name, Command command, const char* help) {
+    CLI::App* leaf = Leaf(&app_, name, command, help);
+    Mark(leaf->add_option("node", options_.node.node, "Name"), ArgumentKind::kNode)->required();
+    AddActor(leaf, options_.node.actor);
+    return leaf;
+  }
+
+  void AddNode() {
+    NodeOptions& options = options_.node;
+    const auto add_wait = [&](CLI::App* leaf, const char* help) {
+      leaf->add_flag("-w,--wait", options.wait, help);
+      Seconds(leaf->add_option("--timeout", options.timeout_s,
+                               "Of --wait, then exit with 124; 0: none"));
+    };
+    const auto add_drain = [&](const char* name, Command command, const char* help) {
+      CLI::App* leaf = NodeLeaf(name, command, help);
+      Seconds(leaf->add_option("--deadline", options.deadline_s,
+                               "Then ranks that are still there are given up; 0: never"));
+      leaf->add_flag("--dry-run", options.dry_run, "Say what would move where, change nothing");
+      add_wait(leaf, "Until the node has no ranks");
+      return leaf;
+    };
+    const auto reason = [&](CLI::App* leaf) {
+      return leaf->add_option("--reason", options.reason, "Why, for the events");
+    };
+    reason(add_drain("drain", Command::kDrain,
+                     "Move a node's ranks away at a step boundary, and keep it free"))
+        ->required();
+    CLI::App* replace =
+        add_drain("replace", Command::kReplace, "Drain a node and put another in its place");
+    reason(replace);
+    Mark(replace->add_option("--with", options.replacement,
+                             "Which node takes its place; default the coordinator's choice"),
+         ArgumentKind::kNode)
+        ->type_name("NODE");
+    NodeLeaf("undrain", Command::kUndrain, "Let a drained or cordoned node serve again");
+    reason(NodeLeaf("cordon", Command::kCordon, "Give a node no new ranks; those it has stay"))
+        ->required();
+    NodeLeaf("uncordon", Command::kUndrain, "The same as undrain");
+    add_wait(NodeLeaf("preflight", Command::kPreflight, "Test a node that has no ranks"),
+             "Until the test is done, and show it; exit with 1 if it did not pass");
   }
 
   void AddTop() {

@@ -12,7 +12,8 @@ constexpr char kOriginUrl[] = "fathom/coordinator";
 std::string ExitCodeHelp() {
   return "Exit codes:\n"
          "  0    done\n"
-         "  1    error; with --wait also a job that ended FAILED or CANCELLED\n"
+         "  1    error; with --wait also a job that ended FAILED or CANCELLED, or\n"
+         "       a preflight that was not passed\n"
          "  2    usage: the command line, or a job file that can't be read as one\n"
          "  3    not found: no such job, node, file or local cluster\n"
          "  4    refused: what was asked for contradicts itself or the state of things\n"

@@ -20,12 +20,20 @@ struct FakeCoordinator {
   std::vector<v1::NodeStatus> nodes;
   std::vector<v1::Event> events;
   absl::Status failure;                     // of every call
-  absl::Status refusal;                     // of SubmitJob and CancelJob
+  absl::Status refusal;                     // of every call that changes something
   std::vector<v1::JobStatus> watched;       // what WatchJob shows
   absl::Status watch_end;                   // how it ends then
   std::function<void()> before_list_nodes;  // such as making nodes ready
   std::vector<v1::SubmitJobRequest> submitted;
   std::vector<v1::CancelJobRequest> cancelled;
+  std::vector<v1::SuspendJobRequest> suspended;
+  std::vector<v1::ResumeJobRequest> resumed;
+  std::vector<v1::DrainNodeRequest> drained;
+  std::vector<v1::UndrainNodeRequest> undrained;
+  std::vector<v1::CordonNodeRequest> cordoned;
+  std::vector<v1::PreflightNodeRequest> tested;
+  v1::ExplainJobResponse explanation;  // of the one job that can be explained
+  v1::DrainNodeResponse drain_answer;
   std::vector<std::string> addresses;  // connected to
 };
 
@@ -48,6 +56,53 @@ class FakeOperatorClient final : public OperatorClient {
     coordinator_.cancelled.push_back(request);
     v1::CancelJobResponse response;
     response.set_state(v1::JOB_STATE_CANCELLED);
+    return response;
+  }
+  absl::StatusOr<v1::SuspendJobResponse> SuspendJob(const v1::SuspendJobRequest& request) override {
+    if (!Allowed(coordinator_.refusal).ok()) return Allowed(coordinator_.refusal);
+    coordinator_.suspended.push_back(request);
+    v1::SuspendJobResponse response;
+    response.set_state(v1::JOB_STATE_RUNNING);
+    response.set_note("suspended once its state is saved");
+    return response;
+  }
+  absl::StatusOr<v1::ResumeJobResponse> ResumeJob(const v1::ResumeJobRequest& request) override {
+    if (!Allowed(coordinator_.refusal).ok()) return Allowed(coordinator_.refusal);
+    coordinator_.resumed.push_back(request);
+    v1::ResumeJobResponse response;
+    response.set_state(v1::JOB_STATE_PENDING);
+    return response;
+  }
+  absl::StatusOr<v1::ExplainJobResponse> ExplainJob(const v1::ExplainJobRequest& request) override {
+    if (!Allowed().ok()) return Allowed();
+    if (request.name() == coordinator_.explanation.name() ||
+        request.name() == coordinator_.explanation.id()) {
+      return coordinator_.explanation;
+    }
+    return FromCoordinator(absl::NotFoundError(absl::StrCat("no job ", request.name())));
+  }
+  absl::StatusOr<v1::DrainNodeResponse> DrainNode(const v1::DrainNodeRequest& request) override {
+    if (!Allowed(coordinator_.refusal).ok()) return Allowed(coordinator_.refusal);
+    coordinator_.drained.push_back(request);
+    return coordinator_.drain_answer;
+  }
+  absl::StatusOr<v1::UndrainNodeResponse> UndrainNode(
+      const v1::UndrainNodeRequest& request) override {
+    if (!Allowed(coordinator_.refusal).ok()) return Allowed(coordinator_.refusal);
+    coordinator_.undrained.push_back(request);
+    return v1::UndrainNodeResponse();
+  }
+  absl::StatusOr<v1::CordonNodeResponse> CordonNode(const v1::CordonNodeRequest& request) override {
+    if (!Allowed(coordinator_.refusal).ok()) return Allowed(coordinator_.refusal);
+    coordinator_.cordoned.push_back(request);
+    return v1::CordonNodeResponse();
+  }
+  absl::StatusOr<v1::PreflightNodeResponse> PreflightNode(
+      const v1::PreflightNodeRequest& request) override {
+    if (!Allowed(coordinator_.refusal).ok()) return Allowed(coordinator_.refusal);
+    coordinator_.tested.push_back(request);
+    v1::PreflightNodeResponse response;
+    response.set_id("p-7");
     return response;
   }
   absl::StatusOr<v1::JobStatus> GetJob(const v1::GetJobRequest& request) override {

@@ -8,6 +8,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "cli/exit_code.h"
+#include "cli/job_description.h"
+#include "cli/node_description.h"
 #include "cli/render.h"
 #include "cli/resources.h"
 #include "common/base/status_util.h"
@@ -97,6 +99,21 @@ absl::StatusOr<std::vector<v1::Event>> FetchEvents(Session& session,
   return std::vector<v1::Event>(response.events().begin(), response.events().end());
 }
 
+// Any job that waits knows the whole queue.
+absl::StatusOr<std::vector<v1::QueueEntry>> FetchQueue(Session& session) {
+  FATHOM_ASSIGN_OR_RETURN(OperatorClient* const client, session.Client());
+  v1::ListJobsRequest list;
+  list.add_states(v1::JOB_STATE_PENDING);
+  list.add_states(v1::JOB_STATE_RECOVERING);
+  list.set_limit(1);
+  FATHOM_ASSIGN_OR_RETURN(const v1::ListJobsResponse waiting, client->ListJobs(list));
+  if (waiting.jobs().empty()) return std::vector<v1::QueueEntry>();
+  v1::ExplainJobRequest explain;
+  explain.set_name(waiting.jobs(0).id());
+  FATHOM_ASSIGN_OR_RETURN(const v1::ExplainJobResponse response, client->ExplainJob(explain));
+  return std::vector<v1::QueueEntry>(response.queue().begin(), response.queue().end());
+}
+
 int64_t NowMs(const Session& session) { return session.environment().clock->WallMs(); }
 
 absl::StatusOr<std::string> TopText(Session& session) {
@@ -136,6 +153,14 @@ absl::Status RunGetNodes(const GetOptions& options, Session& session) {
                [&]() -> absl::StatusOr<std::string> {
                  FATHOM_ASSIGN_OR_RETURN(const auto nodes, FetchNodes(session, options.names));
                  return RenderTable(NodeTable(nodes, NowMs(session)), session.format());
+               });
+}
+
+absl::Status RunGetQueue(const GetOptions& options, Session& session) {
+  return Print(session, options.watch, Interval(options.interval_s),
+               [&]() -> absl::StatusOr<std::string> {
+                 FATHOM_ASSIGN_OR_RETURN(const auto queue, FetchQueue(session));
+                 return RenderTable(QueueTable(queue, NowMs(session)), session.format());
                });
 }
 

@@ -11,6 +11,7 @@ namespace fathom::cli {
 // The coordinator's codes, and NOT_FOUND: a name that isn't there.
 absl::Status RunGetJobs(const GetOptions& options, Session& session);
 absl::Status RunGetNodes(const GetOptions& options, Session& session);
+absl::Status RunGetQueue(const GetOptions& options, Session& session);
 absl::Status RunGetEvents(const GetOptions& options, Session& session);
 absl::Status RunDescribeJob(const DescribeOptions& options, Session& session);
 absl::Status RunDescribeNode(const DescribeOptions& options, Session& session);

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "cli/job_description.h"
 #include "cli/job_file.h"
 #include "cli/job_progress.h"
 #include "cli/render.h"
@@ -20,13 +21,6 @@ namespace {
 
 absl::Duration Timeout(double seconds) {
   return seconds > 0 ? absl::Seconds(seconds) : absl::InfiniteDuration();
-}
-
-// The same for a repeated attempt of this command, never for another one.
-std::string RequestId(const Session& session) {
-  const Environment& environment = session.environment();
-  return absl::StrCat("fathomctl-", environment.user, "-", environment.clock->WallMs(), "-",
-                      absl::ToInt64Nanoseconds(environment.clock->Steady()));
 }
 
 // Whether the coordinator, and so at least one of its nodes, may see this machine's files.
@@ -131,7 +125,7 @@ absl::Status RunSubmit(const SubmitOptions& options, Session& session) {
   FATHOM_RETURN_IF_ERROR(PrepareJob(options, session, *request.mutable_job()));
   FATHOM_RETURN_IF_ERROR(CheckFiles(request.job().spec(), IsCoordinatorHere(session)));
   request.set_dry_run(options.dry_run);
-  request.set_request_id(RequestId(session));
+  request.set_request_id(session.RequestId());
   FATHOM_ASSIGN_OR_RETURN(OperatorClient* const client, session.Client());
   FATHOM_ASSIGN_OR_RETURN(const v1::SubmitJobResponse response, client->SubmitJob(request));
   if (options.dry_run) {
@@ -156,7 +150,7 @@ absl::Status RunCancel(const CancelOptions& options, Session& session) {
   request.set_name(options.job);
   request.set_reason(options.reason);
   request.set_actor(session.environment().user);
-  request.set_request_id(RequestId(session));
+  request.set_request_id(session.RequestId());
   FATHOM_ASSIGN_OR_RETURN(OperatorClient* const client, session.Client());
   FATHOM_ASSIGN_OR_RETURN(const v1::CancelJobResponse response, client->CancelJob(request));
   if (session.for_people()) {

@@ -145,8 +145,14 @@ class Starter {
     const std::string metrics_address = record_.metrics_address.empty()
                                             ? absl::StrCat("127.0.0.1:", metrics_port)
                                             : record_.metrics_address;
-    FATHOM_RETURN_IF_ERROR(Start(daemon, {program, "--listen-address", address, "--metrics-address",
-                                          metrics_address, "--state-directory", state}));
+    std::vector<std::string> arguments = {
+        program,         "--listen-address",  address, "--metrics-address",
+        metrics_address, "--state-directory", state};
+    if (!options_.coordinator_config.empty()) {
+      arguments.push_back("--config");
+      arguments.push_back(session_.AbsolutePath(options_.coordinator_config));
+    }
+    FATHOM_RETURN_IF_ERROR(Start(daemon, arguments));
     const int64_t pid = daemon.process.pid;
     FATHOM_RETURN_IF_ERROR(Await("the coordinator to listen", [&]() -> absl::StatusOr<bool> {
       const CoordinatorFile file = ReadCoordinatorFile(state);

@@ -35,6 +35,29 @@ class GrpcOperatorClient final : public OperatorClient {
   absl::StatusOr<v1::CancelJobResponse> CancelJob(const v1::CancelJobRequest& request) override {
     return Call<v1::CancelJobResponse>(&v1::OperatorService::Stub::CancelJob, request);
   }
+  absl::StatusOr<v1::SuspendJobResponse> SuspendJob(const v1::SuspendJobRequest& request) override {
+    return Call<v1::SuspendJobResponse>(&v1::OperatorService::Stub::SuspendJob, request);
+  }
+  absl::StatusOr<v1::ResumeJobResponse> ResumeJob(const v1::ResumeJobRequest& request) override {
+    return Call<v1::ResumeJobResponse>(&v1::OperatorService::Stub::ResumeJob, request);
+  }
+  absl::StatusOr<v1::ExplainJobResponse> ExplainJob(const v1::ExplainJobRequest& request) override {
+    return Call<v1::ExplainJobResponse>(&v1::OperatorService::Stub::ExplainJob, request);
+  }
+  absl::StatusOr<v1::DrainNodeResponse> DrainNode(const v1::DrainNodeRequest& request) override {
+    return Call<v1::DrainNodeResponse>(&v1::OperatorService::Stub::DrainNode, request);
+  }
+  absl::StatusOr<v1::UndrainNodeResponse> UndrainNode(
+      const v1::UndrainNodeRequest& request) override {
+    return Call<v1::UndrainNodeResponse>(&v1::OperatorService::Stub::UndrainNode, request);
+  }
+  absl::StatusOr<v1::CordonNodeResponse> CordonNode(const v1::CordonNodeRequest& request) override {
+    return Call<v1::CordonNodeResponse>(&v1::OperatorService::Stub::CordonNode, request);
+  }
+  absl::StatusOr<v1::PreflightNodeResponse> PreflightNode(
+      const v1::PreflightNodeRequest& request) override {
+    return Call<v1::PreflightNodeResponse>(&v1::OperatorService::Stub::PreflightNode, request);
+  }
   absl::StatusOr<v1::JobStatus> GetJob(const v1::GetJobRequest& request) override {
     return Call<v1::JobStatus>(&v1::OperatorService::Stub::GetJob, request);
   }

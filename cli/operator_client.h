@@ -29,6 +29,18 @@ class OperatorClient {
 
   virtual absl::StatusOr<v1::SubmitJobResponse> SubmitJob(const v1::SubmitJobRequest& request) = 0;
   virtual absl::StatusOr<v1::CancelJobResponse> CancelJob(const v1::CancelJobRequest& request) = 0;
+  virtual absl::StatusOr<v1::SuspendJobResponse> SuspendJob(
+      const v1::SuspendJobRequest& request) = 0;
+  virtual absl::StatusOr<v1::ResumeJobResponse> ResumeJob(const v1::ResumeJobRequest& request) = 0;
+  virtual absl::StatusOr<v1::ExplainJobResponse> ExplainJob(
+      const v1::ExplainJobRequest& request) = 0;
+  virtual absl::StatusOr<v1::DrainNodeResponse> DrainNode(const v1::DrainNodeRequest& request) = 0;
+  virtual absl::StatusOr<v1::UndrainNodeResponse> UndrainNode(
+      const v1::UndrainNodeRequest& request) = 0;
+  virtual absl::StatusOr<v1::CordonNodeResponse> CordonNode(
+      const v1::CordonNodeRequest& request) = 0;
+  virtual absl::StatusOr<v1::PreflightNodeResponse> PreflightNode(
+      const v1::PreflightNodeRequest& request) = 0;
   virtual absl::StatusOr<v1::JobStatus> GetJob(const v1::GetJobRequest& request) = 0;
   virtual absl::StatusOr<v1::ListJobsResponse> ListJobs(const v1::ListJobsRequest& request) = 0;
   virtual absl::StatusOr<v1::ListNodesResponse> ListNodes(const v1::ListNodesRequest& request) = 0;

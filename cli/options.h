@@ -19,12 +19,21 @@ enum class Command : uint8_t {
   kGetJobs,
   kGetNodes,
   kGetEvents,
+  kGetQueue,
   kDescribeJob,
   kDescribeNode,
   kLogs,
   kCancel,
+  kSuspend,
+  kResume,
+  kExplain,
   kWait,
   kTop,
+  kDrain,
+  kReplace,
+  kUndrain,
+  kCordon,
+  kPreflight,
   kCheckpointList,
   kCheckpointShow,
   kCheckpointVerify,
@@ -56,6 +65,7 @@ struct LocalUpOptions {
   int spares = -1;
   int coordinator_port = -1;
   int metrics_port = -1;
+  std::string coordinator_config;  // file of its further settings
   double timeout_s = 60;
 };
 
@@ -97,6 +107,25 @@ struct LogsOptions {
 struct CancelOptions {
   std::string job;
   std::string reason;
+};
+
+// suspend, resume, explain
+struct QueueOptions {
+  std::string job;
+  std::string reason;
+  std::string actor;  // empty: the user
+};
+
+// drain, replace, undrain, cordon, preflight
+struct NodeOptions {
+  std::string node;
+  std::string reason;
+  std::string actor;        // empty: the user
+  std::string replacement;  // empty: the coordinator chooses
+  double deadline_s = 0;    // 0: none
+  bool dry_run = false;
+  bool wait = false;
+  double timeout_s = 0;  // of --wait; 0: none
 };
 
 struct WaitOptions {
@@ -147,6 +176,8 @@ struct Options {
   DescribeOptions describe;
   LogsOptions logs;
   CancelOptions cancel;
+  QueueOptions queue;
+  NodeOptions node;
   WaitOptions wait;
   TopOptions top;
   CheckpointOptions checkpoint;

@@ -30,18 +30,18 @@ int64_t RanksOf(const v1::JobStatus& job) {
   return int64_t{parallelism.pipeline()} * parallelism.expert() * parallelism.replicas();
 }
 
-Value EventList(const std::vector<v1::Event>& events) {
-  Value list = Value::List();
-  for (const v1::Event& event : events) list.Add(EventValue(event));
-  return list;
+// What an operator gave, which says more than the state's own.
+std::string ReasonOf(const v1::NodeStatus& node) {
+  if (!node.admin().reason().empty()) {
+    return absl::StrCat(node.admin().reason(), " (", node.admin().actor(), ")");
+  }
+  if (node.has_preflight() && !node.preflight().passed()) return node.preflight().verdict();
+  return node.reason();
 }
 
-Value StageValue(const v1::Stage& stage) {
-  Value value = Value::Object();
-  value.Set("stage", stage.index()).Set("first_layer", stage.first_layer());
-  value.Set("layers", stage.layer_count());
-  value.Set("has_embedding", stage.has_embedding()).Set("has_head", stage.has_head());
-  return value;
+std::string PreflightText(const v1::NodeStatus& node) {
+  if (!node.has_preflight()) return "";
+  return node.preflight().passed() ? "passed" : "failed";
 }
 
 }  // namespace
@@ -52,6 +52,20 @@ std::string StateText(v1::JobState state) {
 
 std::string StateText(v1::NodeState state) {
   return std::string(absl::StripPrefix(v1::NodeState_Name(state), "NODE_STATE_"));
+}
+
+std::string SeverityText(v1::Severity severity) {
+  return std::string(absl::StripPrefix(v1::Severity_Name(severity), "SEVERITY_"));
+}
+
+std::string SchedulabilityText(const v1::NodeStatus& node) {
+  const bool up = node.state() == v1::NODE_STATE_READY || node.state() == v1::NODE_STATE_SPARE;
+  if (!up) return StateText(node.state());
+  const bool empty = node.ranks_size() == 0 && node.held_devices() == 0;
+  if (node.admin().draining()) return empty ? "DRAINED" : "DRAINING";
+  if (node.admin().cordoned()) return "CORDONED";
+  if (node.has_preflight() && !node.preflight().passed()) return "UNFIT";
+  return StateText(node.state());
 }
 
 bool HasEnded(v1::JobState state) {
@@ -72,6 +86,8 @@ Value JobValue(const v1::JobStatus& job) {
   const bool moving = job.has_last_step() && !HasEnded(job.state()) && job.eta_s() >= 0;
   value.Set("eta_s", moving ? Value(job.eta_s()) : Value());
   value.Set("ranks", RanksOf(job)).Set("restarts", job.restarts());
+  value.Set("priority", job.job().spec().scheduling().priority());
+  value.Set("replicas_shed", job.replicas_shed());
   value.Set("submitted", TimeValue(job.submitted_ms()));
   value.Set("started", TimeValue(job.started_ms())).Set("finished", TimeValue(job.finished_ms()));
   value.Set("checkpoint", TextOrNull(job.checkpoint().manifest()));
@@ -89,10 +105,12 @@ Value NodeValue(const v1::NodeStatus& node) {
   }
   Value value = Value::Object();
   value.Set("name", node.node().name()).Set("state", StateText(node.state()));
-  value.Set("reason", node.reason()).Set("pid", node.pid());
+  value.Set("schedulability", SchedulabilityText(node));
+  value.Set("reason", ReasonOf(node)).Set("pid", node.pid());
   value.Set("address", node.node().address());
   value.Set("metrics_address", node.node().metrics_address());
-  value.Set("devices", node.node().devices_size()).Set("ranks", std::move(ranks));
+  value.Set("devices", node.node().devices_size()).Set("held_devices", node.held_devices());
+  value.Set("preflight", TextOrNull(PreflightText(node))).Set("ranks", std::move(ranks));
   value.Set("incarnation", node.incarnation()).Set("last_seen", TimeValue(node.last_seen_ms()));
   return value;
 }
@@ -115,6 +133,8 @@ Table JobTable(const std::vector<v1::JobStatus>& jobs, int64_t now_ms) {
                    {"TOKENS/S", false, true},
                    {"ETA", false, true},
                    {"AGE", false, true},
+                   {"PRIORITY", false, true},
+                   {"SHED", false, true},
                    {"ID", true},
                    {"USER", true},
                    {"EPOCH", true, true},
@@ -134,6 +154,8 @@ Table JobTable(const std::vector<v1::JobStatus>& jobs, int64_t now_ms) {
                  job.tokens_per_second() > 0 ? CountText(job.tokens_per_second()) : "",
                  moving ? DurationText(job.eta_s()) : "",
                  Age(now_ms, job.submitted_ms()),
+                 absl::StrCat(job.job().spec().scheduling().priority()),
+                 job.replicas_shed() > 0 ? absl::StrCat(job.replicas_shed()) : "",
                  job.id(),
                  job.user(),
                  absl::StrCat(job.epoch()),
@@ -152,26 +174,30 @@ Table NodeTable(const std::vector<v1::NodeStatus>& nodes, int64_t now_ms) {
   table.columns = {{"NAME"},
                    {"STATE"},
                    {"RANKS", false, true},
+                   {"HELD", false, true},
+                   {"PREFLIGHT"},
                    {"ADDRESS"},
                    {"PID", false, true},
                    {"SEEN", false, true},
                    {"DEVICE", true},
                    {"METRICS", true},
-                   {"REASON", true}};
+                   {"REASON"}};
   table.none = "no nodes";
   for (const v1::NodeStatus& node : nodes) {
     const auto& devices = node.node().devices();
     Row row;
     row.name = node.node().name();
     row.cells = {row.name,
-                 StateText(node.state()),
+                 SchedulabilityText(node),
                  absl::StrCat(node.ranks_size(), "/", devices.size()),
+                 absl::StrCat(node.held_devices()),
+                 PreflightText(node),
                  node.node().address(),
                  absl::StrCat(node.pid()),
                  Age(now_ms, node.last_seen_ms()),
                  devices.empty() ? "" : devices.Get(0).kind(),
                  node.node().metrics_address(),
-                 node.reason()};
+                 Cut(ReasonOf(node), kReasonWidth)};
     row.value = NodeValue(node);
     table.rows.push_back(std::move(row));
   }
@@ -199,60 +225,28 @@ Table EventTable(const std::vector<v1::Event>& events) {
   return table;
 }
 
-Value PlanDescription(const v1::Plan& plan) {
-  Value stages = Value::List();
-  for (const v1::Stage& stage : plan.stages()) stages.Add(StageValue(stage));
-  Value ranks = Value::List();
-  for (const v1::RankAssignment& rank : plan.ranks()) {
-    Value value = Value::Object();
-    value.Set("rank", rank.rank()).Set("node", rank.node()).Set("device", rank.device());
-    value.Set("pipeline_rank", rank.pipeline_rank()).Set("expert_rank", rank.expert_rank());
-    value.Set("replica", rank.replica());
-    ranks.Add(std::move(value));
+Table QueueTable(const std::vector<v1::QueueEntry>& queue, int64_t now_ms) {
+  Table table;
+  table.columns = {{"PLACE", false, true},   {"JOB"},     {"USER"},     {"PRIORITY", false, true},
+                   {"DEVICES", false, true}, {"WAITING"}, {"WAITS FOR"}};
+  table.none = "no job waits";
+  for (const v1::QueueEntry& entry : queue) {
+    Row row;
+    row.name = entry.job();
+    row.cells = {absl::StrCat(table.rows.size() + 1),
+                 entry.job(),
+                 entry.user(),
+                 absl::StrCat(entry.priority()),
+                 absl::StrCat(entry.devices()),
+                 Age(now_ms, entry.queued_ms()),
+                 entry.waits_for()};
+    row.value = Value::Object();
+    row.value.Set("place", table.rows.size() + 1).Set("job", entry.job()).Set("user", entry.user());
+    row.value.Set("priority", entry.priority()).Set("devices", entry.devices());
+    row.value.Set("queued", TimeValue(entry.queued_ms())).Set("waits_for", entry.waits_for());
+    table.rows.push_back(std::move(row));
   }
-  Value value = Value::Object();
-  value.Set("epoch", plan.epoch()).Set("stages", std::move(stages));
-  value.Set("ranks", std::move(ranks));
-  if (plan.has_resume()) {
-    Value resume = Value::Object();
-    resume.Set("step", plan.resume().step()).Set("manifest", plan.resume().manifest());
-    value.Set("resume", std::move(resume));
-  }
-  return value;
-}
-
-Value JobDescription(const v1::JobStatus& job, const std::vector<v1::Event>& events) {
-  Value value = JobValue(job);
-  if (job.has_last_step()) value.Set("last_step", ValueOf(job.last_step()));
-  if (job.has_validation()) value.Set("validation", ValueOf(job.validation()));
-  if (job.has_checkpoint()) value.Set("last_checkpoint", ValueOf(job.checkpoint()));
-  value.Set("spec", ValueOf(job.job().spec()));
-  if (job.has_plan()) value.Set("plan", PlanDescription(job.plan()));
-  if (job.ranks_size() > 0) {
-    Value ranks = Value::List();
-    for (const v1::RankStatus& rank : job.ranks()) {
-      Value status = Value::Object();
-      status.Set("rank", rank.rank());
-      status.Set("state",
-                 std::string(absl::StripPrefix(v1::RankState_Name(rank.state()), "RANK_STATE_")));
-      status.Set("pid", rank.pid()).Set("endpoint", TextOrNull(rank.endpoint()));
-      status.Set("step", rank.last_step().step()).Set("message", TextOrNull(rank.message()));
-      ranks.Add(std::move(status));
-    }
-    value.Set("rank_states", std::move(ranks));
-  }
-  value.Set("events", EventList(events));
-  return value;
-}
-
-Value NodeDescription(const v1::NodeStatus& node, const std::vector<v1::Event>& events) {
-  Value value = NodeValue(node);
-  value.Set("failure_domain", TextOrNull(node.node().failure_domain()));
-  Value devices = Value::List();
-  for (const v1::Device& device : node.node().devices()) devices.Add(ValueOf(device));
-  value.Set("device_list", std::move(devices));
-  value.Set("events", EventList(events));
-  return value;
+  return table;
 }
 
 }  // namespace fathom::cli

@@ -15,15 +15,22 @@ namespace fathom::cli {
 // "RUNNING", "READY": the enum's name without its prefix.
 std::string StateText(v1::JobState state);
 std::string StateText(v1::NodeState state);
+// "WARNING"
+std::string SeverityText(v1::Severity severity);
+
+// Whether a node gets ranks: its state, or DRAINING (it still has ranks), DRAINED, CORDONED, or
+// UNFIT (it did not pass its preflight).
+std::string SchedulabilityText(const v1::NodeStatus& node);
 
 bool HasEnded(v1::JobState state);
 
 // name, id, user, state, reason, step, steps, epoch, loss, validation_loss, tokens_per_second,
-// eta_s, ranks, restarts, submitted, started, finished, checkpoint, weights_sha256. What isn't
-// known yet is null.
+// eta_s, ranks, restarts, priority, replicas_shed, submitted, started, finished, checkpoint,
+// weights_sha256. What isn't known yet is null.
 Value JobValue(const v1::JobStatus& job);
-// name, state, reason, pid, address, metrics_address, devices, ranks [{job, epoch, rank, pid,
-// state, device}], incarnation, last_seen.
+// name, state, schedulability, reason, pid, address, metrics_address, devices, held_devices,
+// preflight ("passed" or "failed"), ranks [{job, epoch, rank, pid, state, device}], incarnation,
+// last_seen.
 Value NodeValue(const v1::NodeStatus& node);
 Value EventValue(const v1::Event& event);
 
@@ -32,12 +39,8 @@ Table JobTable(const std::vector<v1::JobStatus>& jobs, int64_t now_ms);
 Table NodeTable(const std::vector<v1::NodeStatus>& nodes, int64_t now_ms);
 Table EventTable(const std::vector<v1::Event>& events);
 
-// Everything about one, with its spec, plan and newest events.
-Value JobDescription(const v1::JobStatus& job, const std::vector<v1::Event>& events);
-Value NodeDescription(const v1::NodeStatus& node, const std::vector<v1::Event>& events);
-
-// "stage 0: layers 0-3, embedding; ..." and which rank runs where.
-Value PlanDescription(const v1::Plan& plan);
+// The waiting jobs, in order.
+Table QueueTable(const std::vector<v1::QueueEntry>& queue, int64_t now_ms);
 
 }  // namespace fathom::cli
 

@@ -14,6 +14,9 @@
 #include "cli/job_verbs.h"
 #include "cli/local_verbs.h"
 #include "cli/logs_verb.h"
+#include "cli/node_verbs.h"
+#include "cli/preflight_verb.h"
+#include "cli/queue_verbs.h"
 #include "cli/render.h"
 #include "cli/schedule_verb.h"
 #include "common/base/status_util.h"
@@ -57,6 +60,8 @@ absl::Status Run(const Options& options, Session& session) {
       return RunGetNodes(options.get, session);
     case Command::kGetEvents:
       return RunGetEvents(options.get, session);
+    case Command::kGetQueue:
+      return RunGetQueue(options.get, session);
     case Command::kDescribeJob:
       return RunDescribeJob(options.describe, session);
     case Command::kDescribeNode:
@@ -65,6 +70,21 @@ absl::Status Run(const Options& options, Session& session) {
       return RunLogs(options.logs, session);
     case Command::kCancel:
       return RunCancel(options.cancel, session);
+    case Command::kSuspend:
+      return RunSuspend(options.queue, session);
+    case Command::kResume:
+      return RunResume(options.queue, session);
+    case Command::kExplain:
+      return RunExplain(options.queue, session);
+    case Command::kDrain:
+    case Command::kReplace:
+      return RunDrain(options.node, session);
+    case Command::kUndrain:
+      return RunUndrain(options.node, session);
+    case Command::kCordon:
+      return RunCordon(options.node, session);
+    case Command::kPreflight:
+      return RunPreflight(options.node, session);
     case Command::kWait:
       return RunWait(options.wait, session);
     case Command::kTop:

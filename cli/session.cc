@@ -53,6 +53,11 @@ std::string Session::CoordinatorAddress() const {
   return address.empty() ? kDefaultAddress : address;
 }
 
+std::string Session::RequestId() const {
+  return absl::StrCat("fathomctl-", environment_.user, "-", environment_.clock->WallMs(), "-",
+                      absl::ToInt64Nanoseconds(environment_.clock->Steady()));
+}
+
 absl::StatusOr<OperatorClient*> Session::Client() {
   if (client_ == nullptr) {
     CoordinatorEndpoint endpoint;

@@ -71,6 +71,13 @@ class Session {
   // --coordinator, $FATHOM_COORDINATOR, the local cluster's, or 127.0.0.1:7070.
   std::string CoordinatorAddress() const;
 
+  // For a request's request_id: the same for a repeated attempt of this command, never for another.
+  std::string RequestId() const;
+  // Who asks, unless the command line says otherwise.
+  std::string Actor(const std::string& given) const {
+    return given.empty() ? environment_.user : given;
+  }
+
   // Connected on first use.
   absl::StatusOr<OperatorClient*> Client();
   // The next Client() looks the address up again: the coordinator may have come back elsewhere.
