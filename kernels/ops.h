@@ -108,6 +108,13 @@ struct AdamWSettings {
   int64_t step = 1;           // 1 at the first update, for bias correction
 };
 
+// What AdamW keeps for n parameters.
+struct AdamWState {
+  Matrix master;  // [1, n] F32
+  Matrix m;       // [1, n] F32 or BF16 (rounded to nearest even)
+  Matrix v;       // as m
+};
+
 class Ops {
  public:
   virtual ~Ops() = default;
@@ -225,10 +232,10 @@ class Ops {
                               const Matrix& dlogits) = 0;
 
   // --- Optimizer ---
-  // One AdamW update of master [1, n] F32 from gradient F32; m and v F32 or BF16 (rounded to
-  // nearest even). Decay is decoupled: master -= lr * weight_decay * master.
-  virtual void AdamW(const AdamWSettings& settings, const Matrix& gradient, const Matrix& master,
-                     const Matrix& m, const Matrix& v) = 0;
+  // One AdamW update from gradient F32: `out` from `in`, the same memory (in place) or apart, with
+  // the same bits. Decay is decoupled: master -= lr * weight_decay * master.
+  virtual void AdamW(const AdamWSettings& settings, const Matrix& gradient, const AdamWState& in,
+                     const AdamWState& out) = 0;
 };
 
 // Plain loops; any dtype. The definition of every op.

@@ -443,7 +443,8 @@ TEST(AdamWTest, FirstStep_IsTheLearningRateAgainstTheSign) {
     gradient.set(0, 1, 80);
     TestMatrix m(DType::kBF16, 1, 2);
     TestMatrix v(DType::kBF16, 1, 2);
-    ops->AdamW({.learning_rate = 0.1, .weight_decay = 0.2, .step = 1}, gradient, master, m, v);
+    const AdamWState state = {master, m, v};
+    ops->AdamW({.learning_rate = 0.1, .weight_decay = 0.2, .step = 1}, gradient, state, state);
     EXPECT_NEAR(master.at(0, 0), 2 - 0.1 - 0.1 * 0.2 * 2, 1e-6);
     EXPECT_NEAR(master.at(0, 1), -4 - 0.1 + 0.1 * 0.2 * 4, 1e-6);
     EXPECT_NEAR(m.at(0, 1), 8, 0.05);

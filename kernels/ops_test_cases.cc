@@ -351,21 +351,44 @@ TEST_P(OpsTest, AdamW_Matches) {
     v.set(0, c, std::fabs(v.at(0, c)));
   }
   const AdamWSettings settings = {.learning_rate = 1e-3, .gradient_scale = 0.25, .step = 3};
+  const auto in_place = [&](Ops& ops, TestMatrix& new_master, TestMatrix& new_m,
+                            TestMatrix& new_v) {
+    const AdamWState state = {new_master, new_m, new_v};
+    ops.AdamW(settings, gradient, state, state);
+  };
   Compare(OpKind::kAdamW, master, "master", [&](Ops& ops, TestMatrix& out) {
     TestMatrix new_m = m;
     TestMatrix new_v = v;
-    ops.AdamW(settings, gradient, out, new_m, new_v);
+    in_place(ops, out, new_m, new_v);
   });
   Compare(OpKind::kAdamW, m, "m", [&](Ops& ops, TestMatrix& out) {
     TestMatrix new_master = master;
     TestMatrix new_v = v;
-    ops.AdamW(settings, gradient, new_master, out, new_v);
+    in_place(ops, new_master, out, new_v);
   });
   Compare(OpKind::kAdamW, v, "v", [&](Ops& ops, TestMatrix& out) {
     TestMatrix new_master = master;
     TestMatrix new_m = m;
-    ops.AdamW(settings, gradient, new_master, new_m, out);
+    in_place(ops, new_master, new_m, out);
   });
+  // Into other memory: the same bits, and what it was made from stays.
+  for (Ops* ops : {reference_.get(), cpu_.get()}) {
+    TestMatrix masters[2] = {master, TestMatrix(DType::kF32, 1, 3001)};
+    TestMatrix ms[2] = {m, m};
+    TestMatrix vs[2] = {v, v};
+    ops->AdamW(settings, gradient, {masters[0], ms[0], vs[0]}, {masters[1], ms[1], vs[1]});
+    for (int64_t c = 0; c < 3001; ++c) {
+      ASSERT_EQ(masters[0].at(0, c), master.at(0, c)) << c;
+      ASSERT_EQ(ms[0].at(0, c), m.at(0, c)) << c;
+      ASSERT_EQ(vs[0].at(0, c), v.at(0, c)) << c;
+    }
+    in_place(*ops, masters[0], ms[0], vs[0]);
+    for (int64_t c = 0; c < 3001; ++c) {
+      ASSERT_EQ(masters[0].at(0, c), masters[1].at(0, c)) << c;
+      ASSERT_EQ(ms[0].at(0, c), ms[1].at(0, c)) << c;
+      ASSERT_EQ(vs[0].at(0, c), vs[1].at(0, c)) << c;
+    }
+  }
 }
 
 class RouterOpsTest : public testing::TestWithParam<RouterShape> {};

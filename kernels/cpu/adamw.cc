@@ -7,11 +7,11 @@
 
 namespace fathom::kernels {
 
-void CpuOps::AdamW(const AdamWSettings& settings, const Matrix& gradient, const Matrix& master,
-                   const Matrix& m, const Matrix& v) {
-  CheckAdamW(settings, gradient, master, m, v);
-  if (AnyF64({&gradient, &master, &m, &v})) {
-    ReferenceOps::AdamW(settings, gradient, master, m, v);
+void CpuOps::AdamW(const AdamWSettings& settings, const Matrix& gradient, const AdamWState& in,
+                   const AdamWState& out) {
+  CheckAdamW(settings, gradient, in, out);
+  if (AnyF64({&gradient, &in.master, &in.m, &in.v, &out.master, &out.m, &out.v})) {
+    ReferenceOps::AdamW(settings, gradient, in, out);
     return;
   }
   const float gradient_scale = static_cast<float>(settings.gradient_scale);
@@ -26,14 +26,14 @@ void CpuOps::AdamW(const AdamWSettings& settings, const Matrix& gradient, const 
   // Subtracted, and not folded into a factor 1 - decay, whose rounding would be a bias.
   const float decay = static_cast<float>(settings.learning_rate * settings.weight_decay);
   float buffers[7][kRun];
-  ForEachRun(master, [&](int64_t r, int64_t col, int64_t n) {
+  ForEachRun(in.master, [&](int64_t r, int64_t col, int64_t n) {
     const float* g = ReadRow(gradient, r, col, n, buffers[0]);
-    const float* old_weight = ReadRow(master, r, col, n, buffers[1]);
-    const float* old_m = ReadRow(m, r, col, n, buffers[2]);
-    const float* old_v = ReadRow(v, r, col, n, buffers[3]);
-    float* weight = WriteRow(master, r, col, buffers[4]);
-    float* new_m = WriteRow(m, r, col, buffers[5]);
-    float* new_v = WriteRow(v, r, col, buffers[6]);
+    const float* old_weight = ReadRow(in.master, r, col, n, buffers[1]);
+    const float* old_m = ReadRow(in.m, r, col, n, buffers[2]);
+    const float* old_v = ReadRow(in.v, r, col, n, buffers[3]);
+    float* weight = WriteRow(out.master, r, col, buffers[4]);
+    float* new_m = WriteRow(out.m, r, col, buffers[5]);
+    float* new_v = WriteRow(out.v, r, col, buffers[6]);
 #pragma GCC ivdep  // in place or apart, never shifted
     for (int64_t i = 0; i < n; ++i) {
       const float scaled = g[i] * gradient_scale;
@@ -44,9 +44,9 @@ void CpuOps::AdamW(const AdamWSettings& settings, const Matrix& gradient, const 
       new_m[i] = m_i;
       new_v[i] = v_i;
     }
-    StoreRow(master, r, col, n, weight);
-    StoreRow(m, r, col, n, new_m);
-    StoreRow(v, r, col, n, new_v);
+    StoreRow(out.master, r, col, n, weight);
+    StoreRow(out.m, r, col, n, new_m);
+    StoreRow(out.v, r, col, n, new_v);
   });
 }
 

@@ -69,8 +69,8 @@ class CpuOps : public ReferenceOps {
   void RouterBackward(const RouterShape& shape, const Matrix& logits, const int32_t* experts,
                       const Matrix& dweights, double balance_scale, const Matrix& dlogits) override;
 
-  void AdamW(const AdamWSettings& settings, const Matrix& gradient, const Matrix& master,
-             const Matrix& m, const Matrix& v) override;
+  void AdamW(const AdamWSettings& settings, const Matrix& gradient, const AdamWState& in,
+             const AdamWState& out) override;
 
  private:
   // Cosine and sine of every position and pair, [positions, dim / 2].

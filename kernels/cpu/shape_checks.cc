@@ -117,12 +117,15 @@ void CheckRouter(const RouterShape& shape, const Matrix& logits, const Matrix& w
         "Router", "tokens are no whole number of sequences");
 }
 
-void CheckAdamW(const AdamWSettings& settings, const Matrix& gradient, const Matrix& master,
-                const Matrix& m, const Matrix& v) {
-  CheckShape("AdamW", "master", master, master.rows, master.cols);
-  CheckSameShape("AdamW", master, "gradient", gradient);
-  CheckSameShape("AdamW", master, "m", m);
-  CheckSameShape("AdamW", master, "v", v);
+void CheckAdamW(const AdamWSettings& settings, const Matrix& gradient, const AdamWState& in,
+                const AdamWState& out) {
+  CheckShape("AdamW", "master", in.master, in.master.rows, in.master.cols);
+  CheckSameShape("AdamW", in.master, "gradient", gradient);
+  CheckSameShape("AdamW", in.master, "m", in.m);
+  CheckSameShape("AdamW", in.master, "v", in.v);
+  CheckSameShape("AdamW", in.master, "new master", out.master);
+  CheckSameShape("AdamW", in.master, "new m", out.m);
+  CheckSameShape("AdamW", in.master, "new v", out.v);
   Check(settings.step >= 1, "AdamW", "step is below 1");
 }
 

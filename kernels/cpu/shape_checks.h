@@ -27,8 +27,8 @@ void CheckAttention(const AttentionShape& shape, const Matrix& q, const Matrix& 
 void CheckSwiGlu(const Matrix& gate_up, const Matrix& y);
 void CheckRowWeights(const Matrix& weights, int64_t tokens);
 void CheckRouter(const RouterShape& shape, const Matrix& logits, const Matrix& weights);
-void CheckAdamW(const AdamWSettings& settings, const Matrix& gradient, const Matrix& master,
-                const Matrix& m, const Matrix& v);
+void CheckAdamW(const AdamWSettings& settings, const Matrix& gradient, const AdamWState& in,
+                const AdamWState& out);
 
 }  // namespace fathom::kernels
 

@@ -74,14 +74,14 @@ void CheckpointWriter::AddPiece(const std::string& tensor, const Parameter& para
 void CheckpointWriter::PlanShard() {
   for (OptimizerShard& shard : parts_->optimizer->shards()) {
     const std::pair<Matrix*, const char*> arrays[] = {
-        {&shard.master, ""}, {&shard.m, "#m"}, {&shard.v, "#v"}};
+        {&shard.now.master, ""}, {&shard.now.m, "#m"}, {&shard.now.v, "#v"}};
     for (const auto& [array, suffix] : arrays) {
       ForEachTensor(*shard.block, shard.own, [&](const Parameter& parameter, Range range) {
         AddPiece(absl::StrCat(parameter.spec.name, suffix), parameter,
                  {range.begin - parameter.offset, range.end - parameter.offset},
                  FileFormat(array->dtype));
       });
-      copies_.push_back({array->data, std::vector<std::byte>(Bytes(*array))});
+      copies_.push_back({array, std::vector<std::byte>(Bytes(*array))});
     }
     PlanHashes(*shard.block, shard.group->index(), shard.group->size());
   }
@@ -91,7 +91,7 @@ void CheckpointWriter::PlanShard() {
     for (const Parameter& parameter : block.parameters) {
       AddPiece(parameter.spec.name, parameter, {0, parameter.spec.size()}, checkpoint::DType::kF32);
     }
-    copies_.push_back({block.weights.data, std::vector<std::byte>(Bytes(block.weights))});
+    copies_.push_back({&block.weights, std::vector<std::byte>(Bytes(block.weights))});
     PlanHashes(block, 0, 1);
   }
 }
@@ -102,7 +102,7 @@ void CheckpointWriter::PlanHashes(ParameterBlock& block, int index, int size) {
     if (static_cast<int>(i % size) != index) continue;
     const Parameter& parameter = block.parameters[i];
     hashed_.push_back({parameter.spec.name,
-                       {parameter.weight.data, std::vector<std::byte>(Bytes(parameter.weight))}});
+                       {&parameter.weight, std::vector<std::byte>(Bytes(parameter.weight))}});
   }
 }
 
@@ -114,7 +114,7 @@ void CheckpointWriter::Begin(int64_t step) {
   WaitUntilIdle();
   begun_ = clock_->Steady();
   const auto copy = [this](Copy& target) {
-    parts_->ops->CopyToHost(target.bytes.data(), target.source, target.bytes.size());
+    parts_->ops->CopyToHost(target.bytes.data(), target.source->data, target.bytes.size());
   };
   for (Copy& target : copies_) copy(target);
   for (HashedTensor& tensor : hashed_) copy(tensor.copy);
@@ -236,10 +236,10 @@ void CheckpointWriter::RemoveOld(int64_t newest) const {
 namespace {
 
 absl::Status LoadShard(checkpoint::CheckpointReader& reader, kernels::Ops* ops,
-                       OptimizerShard& shard) {
+                       OptimizerShard& shard, kernels::AdamWState& state) {
   std::vector<float> values;
   const std::pair<Matrix*, const char*> arrays[] = {
-      {&shard.master, ""}, {&shard.m, "#m"}, {&shard.v, "#v"}};
+      {&state.master, ""}, {&state.m, "#m"}, {&state.v, "#v"}};
   for (const auto& [array, suffix] : arrays) {
     absl::Status status;
     ForEachTensor(*shard.block, shard.own, [&](const Parameter& parameter, Range range) {
@@ -273,8 +273,12 @@ absl::StatusOr<RestoredState> LoadCheckpoint(const std::string& manifest, RankPa
         manifest, ": made from a model of another shape (", absl::StripSuffix(differences, "\n"),
         "); give the job the checkpoint's spec.model"));
   }
-  for (OptimizerShard& shard : parts->optimizer->shards()) {
-    FATHOM_RETURN_IF_ERROR(LoadShard(reader, parts->ops.get(), shard));
+  Optimizer& optimizer = *parts->optimizer;
+  // Over the older of two states, in case this load comes to nothing.
+  const int buffer = optimizer.state(0)->step() <= optimizer.state(1)->step() ? 0 : 1;
+  optimizer.BeginLoad(buffer);
+  for (OptimizerShard& shard : optimizer.shards()) {
+    FATHOM_RETURN_IF_ERROR(LoadShard(reader, parts->ops.get(), shard, shard.buffers[buffer]));
   }
   for (ParameterBlock& block : parts->store->blocks()) {
     if (block.kind != ParameterKind::kRouterBias) continue;
@@ -285,6 +289,7 @@ absl::StatusOr<RestoredState> LoadCheckpoint(const std::string& manifest, RankPa
       parts->ops->CopyFromHost(parameter.weight.data, values.data(), values.size() * sizeof(float));
     }
   }
+  optimizer.FinishLoad(buffer, reader.manifest().step(), /*biases_in_store=*/true);
   return RestoredState{reader.manifest().step(), reader.manifest().weights_sha256()};
 }
 

@@ -58,7 +58,7 @@ class CheckpointWriter {
  private:
   // Bytes of one tensor after another, as they go into the shard.
   struct Copy {
-    const void* source = nullptr;
+    const kernels::Matrix* source = nullptr;  // its data moves from step to step
     std::vector<std::byte> bytes;
   };
   struct HashedTensor {

@@ -218,9 +218,10 @@ absl::Status BuildStages(RankParts* parts) {
 
 absl::Status ConnectRank(const transport::ChannelLayout& layout,
                          std::unique_ptr<transport::Window> window, RankParts* parts,
-                         const Clock* clock) {
+                         const Clock* clock, StateMemory* memory) {
   const v1::Plan& plan = parts->plan;
   const int rank = parts->rank;
+  parts->memory = memory;
   parts->window = std::make_unique<transport::MeteredWindow>(std::move(window), clock);
   parts->channels = std::make_unique<transport::ChannelSet>(parts->window.get(), layout);
   const auto group = [&](const std::string& name, std::vector<int> members) {
@@ -240,9 +241,12 @@ absl::Status ConnectRank(const transport::ChannelLayout& layout,
                                                plan.ranks(rank).expert_rank(),
                                                ActivationType(parts->recipe), DType::kF32);
   FATHOM_RETURN_IF_ERROR(BuildStages(parts));
-  parts->optimizer =
-      std::make_unique<Optimizer>(parts->ops.get(), parts->store.get(), parts->dense.get(),
-                                  parts->experts.get(), parts->recipe);
+  FATHOM_ASSIGN_OR_RETURN(parts->state_layout, StateLayout::FromPlan(plan));
+  StateMemory alone;  // lets go of the buffers, which the optimizer then holds on its own
+  parts->optimizer = std::make_unique<Optimizer>(
+      parts->ops.get(), parts->store.get(), parts->dense.get(), parts->experts.get(), parts->recipe,
+      (memory != nullptr ? memory : &alone)->OwnBuffers(parts->state_layout, rank, parts->ops),
+      plan.epoch());
   return absl::OkStatus();
 }
 

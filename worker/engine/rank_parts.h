@@ -19,6 +19,7 @@
 #include "worker/engine/exchange_adapter.h"
 #include "worker/engine/optimizer.h"
 #include "worker/engine/schedule_executor.h"
+#include "worker/engine/state_memory.h"
 #include "worker/engine/step_meter.h"
 #include "worker/model/parameter_store.h"
 #include "worker/model/stage.h"
@@ -44,8 +45,10 @@ struct RankParts {
   int64_t validation_tokens = 0;         // of the whole job
 
   // In the order they are built; each uses those above it.
-  std::unique_ptr<kernels::Ops> ops;
+  std::shared_ptr<kernels::Ops> ops;
   std::unique_ptr<StepMeter> meter;
+  std::shared_ptr<const StateLayout> state_layout;
+  StateMemory* memory = nullptr;  // of the process; outlives the parts
   std::unique_ptr<transport::MeteredWindow> window;
   std::unique_ptr<transport::ChannelSet> channels;
   std::unique_ptr<transport::Group> world;    // every rank of the job
@@ -71,10 +74,11 @@ absl::StatusOr<std::unique_ptr<RankParts>> PrepareRank(const v1::Plan& plan, int
                                                        std::unique_ptr<kernels::Ops> ops,
                                                        const Clock* clock);
 
-// The rest, over the connected window of this rank.
+// The rest, over the connected window of this rank. The optimizer's state lies in `memory`, which
+// may be null: then it goes with the parts.
 absl::Status ConnectRank(const transport::ChannelLayout& layout,
                          std::unique_ptr<transport::Window> window, RankParts* parts,
-                         const Clock* clock);
+                         const Clock* clock, StateMemory* memory = nullptr);
 
 }  // namespace fathom::engine
 

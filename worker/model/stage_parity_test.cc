@@ -196,7 +196,8 @@ std::vector<double> Train(const HarnessOptions& options, int steps) {
       ParameterBlock& block = harness.store().blocks()[i];
       if (block.kind == ParameterKind::kRouterBias) continue;
       const kernels::AdamWSettings settings = {.learning_rate = 3e-4, .step = step};
-      ops->AdamW(settings, block.gradients, state[i][0], state[i][1], state[i][2]);
+      const kernels::AdamWState kept = {state[i][0], state[i][1], state[i][2]};
+      ops->AdamW(settings, block.gradients, kept, kept);
       ops->Copy(state[i][0], block.weights);
     }
     harness.RefreshWeights();
