@@ -3,11 +3,13 @@
 #include <cstdio>
 #include <cstring>
 
+#include "absl/debugging/symbolize.h"
 #include "common/base/real_clock.h"
 #include "worker/agent/rank_channel.h"
 #include "worker/engine/rank_session.h"
 
 int main(int argc, char** argv) {
+  absl::InitializeSymbolizer(argv[0]);
   if (argc != 2 || std::strcmp(argv[1], "--channel-fd=3") != 0) {
     std::fprintf(
         stderr,

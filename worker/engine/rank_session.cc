@@ -1,171 +1,212 @@
 #include "worker/engine/rank_session.h"
 
-#include <condition_variable>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <cstdio>
-#include <mutex>
-#include <optional>
+#include <memory>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status_util.h"
 #include "kernels/ops.h"
 #include "proto/fathom/v1/worker.pb.h"
 #include "worker/engine/checkpoint.h"
+#include "worker/engine/rank_events.h"
+#include "worker/engine/rank_orders.h"
 #include "worker/engine/rank_parts.h"
+#include "worker/engine/rank_progress.h"
 #include "worker/engine/train_loop.h"
 #include "worker/transport/rendezvous.h"
 
 namespace fathom::engine {
 namespace {
 
-// Reads the daemon's commands on a thread of its own, because the training thread may be waiting
-// for a peer when the order to stop arrives.
-class CommandReader {
+// Passes what happens in an epoch on to the daemon, and its wishes to the training.
+class EpochObserver : public TrainObserver {
  public:
-  explicit CommandReader(RankChannel* channel) : channel_(channel) {}
-  ~CommandReader() {
-    channel_->Shutdown();
-    if (thread_.joinable()) thread_.join();
-  }
+  EpochObserver(uint64_t epoch, RankEvents* events, RankOrders* orders)
+      : epoch_(epoch), events_(events), orders_(orders) {}
 
-  void Start() {
-    thread_ = std::thread([this] { Read(); });
+  void OnTraining(const v1::RankTraining& training) override {
+    events_->Training(epoch_, training);
   }
-
-  // The peer table, or CANCELLED once the daemon wants an end.
-  absl::StatusOr<std::vector<transport::PeerAddress>> WaitForPeers() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    changed_.wait(lock, [this] { return peers_.has_value() || stopped_; });
-    if (stopped_) return absl::CancelledError(stop_reason_);
-    return *peers_;
-  }
-
-  // From now on the order to stop also ends waits of these; null for neither.
-  void Watch(transport::Rendezvous* rendezvous, transport::Window* window) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    rendezvous_ = rendezvous;
-    window_ = window;
-    if (stopped_) Interrupt();
-  }
-
-  bool stopped() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    return stopped_;
-  }
-
- private:
-  void Read() {
-    while (true) {
-      v1::RankCommand command;
-      const absl::StatusOr<bool> got = channel_->Receive(&command);
-      std::unique_lock<std::mutex> lock(mutex_);
-      if (!got.ok() || !*got || command.has_stop()) {
-        stopped_ = true;
-        stop_reason_ = command.has_stop() ? command.stop().reason() : "the node's daemon is gone";
-        Interrupt();
-        changed_.notify_all();
-        return;
-      }
-      if (command.has_peers() && !peers_.has_value()) {
-        peers_.emplace();
-        for (const v1::RankEndpoint& peer : command.peers().peers()) {
-          peers_->push_back({peer.rank(), peer.node(), peer.endpoint()});
-        }
-        changed_.notify_all();
-      }
-    }
-  }
-
-  void Interrupt() {
-    if (rendezvous_ != nullptr) rendezvous_->Cancel();
-    if (window_ != nullptr) window_->Abort(absl::CancelledError(stop_reason_));
-  }
-
-  RankChannel* const channel_;
-  std::thread thread_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  // Guarded by mutex_.
-  std::optional<std::vector<transport::PeerAddress>> peers_;
-  bool stopped_ = false;
-  std::string stop_reason_;
-  transport::Rendezvous* rendezvous_ = nullptr;
-  transport::Window* window_ = nullptr;
-};
-
-// Passes what happens on to the daemon, and a line of each step to the rank's log.
-class ChannelObserver : public TrainObserver {
- public:
-  explicit ChannelObserver(RankChannel* channel) : channel_(channel) {}
-
-  void OnTraining(int64_t steps_done) override {
-    std::printf("training from step %lld\n", static_cast<long long>(steps_done));
-    v1::RankEvent event;
-    event.mutable_training()->set_first_step(steps_done);
-    Send(event);
-  }
-  void OnStep(const v1::StepReport& report) override {
-    std::printf("step %lld loss %.4f norm %.3f lr %.3g %.3f s (wait %.3f, reduce %.3f)\n",
-                static_cast<long long>(report.step()), report.loss(), report.gradient_norm(),
-                report.learning_rate(), report.seconds(), report.wait_seconds(),
-                report.reduce_seconds());
-    v1::RankEvent event;
-    *event.mutable_step() = report;
-    Send(event);
-  }
+  void OnStep(const v1::StepReport& report) override { events_->Step(epoch_, report); }
   void OnCheckpoint(const v1::CheckpointReport& report) override {
-    std::printf("checkpoint %s weights %s\n", report.manifest().c_str(),
-                report.weights_sha256().c_str());
-    v1::RankEvent event;
-    *event.mutable_checkpoint() = report;
-    Send(event);
+    events_->Checkpoint(epoch_, report);
   }
   void OnValidation(const v1::ValidationReport& report) override {
-    std::printf("validation at step %lld: loss %.4f\n", static_cast<long long>(report.step()),
-                report.loss());
-    v1::RankEvent event;
-    *event.mutable_validation() = report;
-    Send(event);
+    events_->Validation(epoch_, report);
   }
+  BoundaryWish WishAtBoundary() override { return orders_->WishAtBoundary(); }
 
  private:
-  // A daemon that is gone is noticed by the reader; nothing more to do about it here.
-  void Send(const v1::RankEvent& event) {
-    std::fflush(stdout);
-    if (!channel_->Send(event).ok()) std::fprintf(stderr, "the node's daemon does not listen\n");
-  }
-
-  RankChannel* const channel_;
+  const uint64_t epoch_;
+  RankEvents* const events_;
+  RankOrders* const orders_;
 };
 
-absl::StatusOr<v1::RankStart> ReceiveStart(RankChannel* channel) {
-  v1::RankCommand command;
-  FATHOM_ASSIGN_OR_RETURN(const bool got, channel->Receive(&command));
-  if (!got || !command.has_start()) {
-    return absl::FailedPreconditionError("the node's daemon sent no start command first");
+// The node of the first peer that the error names as "rank <r> on node <n>"; empty if it names
+// none.
+std::string BlamedNode(const v1::Plan& plan, absl::string_view error) {
+  constexpr absl::string_view kRank = "rank ";
+  constexpr absl::string_view kNode = " on node ";
+  for (size_t at = error.find(kRank); at != error.npos; at = error.find(kRank, at + 1)) {
+    const absl::string_view rest = error.substr(at + kRank.size());
+    const size_t digits = rest.find_first_not_of("0123456789");
+    int rank = 0;
+    if (digits == rest.npos || !absl::SimpleAtoi(rest.substr(0, digits), &rank)) continue;
+    if (rank < plan.ranks_size() && rest.substr(digits, kNode.size()) == kNode) {
+      return plan.ranks(rank).node();
+    }
   }
-  return std::move(*command.mutable_start());
+  return "";
 }
 
-absl::Status Train(const v1::RankStart& start, RankChannel* channel, CommandReader* reader,
-                   const Clock* clock) {
+absl::Status SendOutputTo(const std::string& file) {
+  std::fflush(stdout);
+  const int fd = open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("the rank's log ", file));
+  const bool moved = dup2(fd, STDOUT_FILENO) >= 0 && dup2(fd, STDERR_FILENO) >= 0;
+  const int error = errno;
+  close(fd);
+  if (!moved) return absl::ErrnoToStatus(error, absl::StrCat("the rank's log ", file));
+  return absl::OkStatus();
+}
+
+class RankSession {
+ public:
+  RankSession(RankChannel* channel, const Clock* clock)
+      : clock_(clock), events_(channel), progress_(clock), orders_(channel, &events_, &progress_) {}
+
+  absl::Status Run();
+
+ private:
+  // Where in an epoch an error happened decides whose fault it is.
+  enum class Stage { kPreparing, kMeeting, kTraining };
+
+  absl::StatusOr<TrainEnd> RunEpoch(RankOrders::Assignment& epoch);
+  absl::StatusOr<std::unique_ptr<transport::Window>> Meet(RankOrders::Assignment& epoch,
+                                                          const transport::ChannelLayout& layout);
+  absl::StatusOr<TrainEnd> Train(const v1::RankStart& start, RankParts* parts);
+  bool PeersFailed(const absl::Status& error) const;
+  void Hold(uint64_t epoch, std::string message, std::string blamed_node);
+
+  const Clock* const clock_;
+  RankEvents events_;
+  RankProgress progress_;
+  RankOrders orders_;  // ends its thread before the others go
+  Stage stage_ = Stage::kPreparing;
+};
+
+absl::Status RankSession::Run() {
+  orders_.StartReading();
+  while (true) {
+    progress_.At("wait for orders");
+    absl::StatusOr<RankOrders::Assignment> epoch = orders_.Enter();
+    if (!epoch.ok()) {
+      events_.Log(0, absl::StrCat("stopped: ", epoch.status().message()));
+      return absl::OkStatus();
+    }
+    const uint64_t number = epoch->epoch();
+    const absl::StatusOr<TrainEnd> end = RunEpoch(*epoch);
+    const RankOrders::Ending ending = orders_.Leave();
+    if (end.ok() && end->kind == TrainEnd::Kind::kFinished) {
+      return events_.Finished(number, end->weights_sha256);
+    }
+    if (end.ok() && end->kind == TrainEnd::Kind::kParked) {
+      events_.Parked(number, end->step);
+      return absl::OkStatus();
+    }
+    if (ending.stopped) {
+      events_.Log(number, absl::StrCat("stopped: ", ending.stop_reason));
+      return absl::OkStatus();
+    }
+    if (!ending.unusable.ok()) {
+      events_.Failed(ending.unusable_epoch, ending.unusable);
+      return ending.unusable;
+    }
+    if (end.ok()) {
+      const std::string left =
+          absl::StrCat("left at the boundary of step ", end->step, " for epoch ", end->next_epoch);
+      if (ending.moves_on) {
+        events_.Log(number, left);
+        continue;
+      }
+      Hold(number, left, "");
+      if (ending.dismissed) return absl::OkStatus();
+    } else if (!PeersFailed(end.status())) {
+      events_.Failed(number, end.status());
+      return end.status();
+    } else if (ending.dropped) {
+      Hold(number, *ending.dropped, "");
+    } else {
+      Hold(number, end.status().ToString(),
+           BlamedNode(epoch->start.plan(), end.status().message()));
+    }
+  }
+}
+
+void RankSession::Hold(uint64_t epoch, std::string message, std::string blamed_node) {
+  v1::RankHeld held;
+  held.set_message(std::move(message));
+  held.set_blamed_node(std::move(blamed_node));
+  held.set_step(progress_.steps_done());
+  events_.Held(epoch, held);
+}
+
+bool RankSession::PeersFailed(const absl::Status& error) const {
+  if (stage_ == Stage::kPreparing) return false;
+  // At a meeting it's a peer of another epoch.
+  if (stage_ == Stage::kMeeting && error.code() == absl::StatusCode::kFailedPrecondition) {
+    return true;
+  }
+  return IsFaultOfPeer(error);
+}
+
+absl::StatusOr<TrainEnd> RankSession::RunEpoch(RankOrders::Assignment& epoch) {
+  stage_ = Stage::kPreparing;
+  progress_.At("prepare");
+  const v1::RankStart& start = epoch.start;
+  if (!start.log_file().empty()) FATHOM_RETURN_IF_ERROR(SendOutputTo(start.log_file()));
   FATHOM_ASSIGN_OR_RETURN(std::unique_ptr<RankParts> parts,
-                          PrepareRank(start.plan(), start.rank(), kernels::CreateCpuOps(), clock));
+                          PrepareRank(start.plan(), start.rank(), kernels::CreateCpuOps(), clock_));
+  parts->meter->TellProgress(&progress_);
   FATHOM_ASSIGN_OR_RETURN(const transport::ChannelLayout layout, PlanChannels(start.plan()));
-  FATHOM_ASSIGN_OR_RETURN(std::unique_ptr<transport::Rendezvous> rendezvous,
-                          transport::Rendezvous::Listen(start.bind_host()));
-  v1::RankEvent listening;
-  listening.set_listening(rendezvous->endpoint());
-  FATHOM_RETURN_IF_ERROR(channel->Send(listening));
-  FATHOM_ASSIGN_OR_RETURN(const std::vector<transport::PeerAddress> peers, reader->WaitForPeers());
+  FATHOM_ASSIGN_OR_RETURN(std::unique_ptr<transport::Window> window, Meet(epoch, layout));
+  events_.Loading(epoch.epoch());
+
+  stage_ = Stage::kTraining;
+  progress_.At("build");
+  FATHOM_RETURN_IF_ERROR(ConnectRank(layout, std::move(window), parts.get(), clock_));
+  orders_.Watch(nullptr, parts->window.get());
+  absl::StatusOr<TrainEnd> end = Train(start, parts.get());
+  // Peers that still wait for this rank learn at once that it is gone.
+  if (!end.ok()) parts->window->Abort(absl::CancelledError("this rank has left the epoch"));
+  progress_.At("leave");
+  orders_.Watch(nullptr, nullptr);
+  return end;
+}
+
+absl::StatusOr<std::unique_ptr<transport::Window>> RankSession::Meet(
+    RankOrders::Assignment& epoch, const transport::ChannelLayout& layout) {
+  const v1::RankStart& start = epoch.start;
+  if (epoch.listener == nullptr) {
+    FATHOM_ASSIGN_OR_RETURN(epoch.listener, transport::Rendezvous::Listen(start.bind_host()));
+    events_.Listening(epoch.epoch(), epoch.listener->endpoint()).IgnoreError();
+  }
+  stage_ = Stage::kMeeting;
+  progress_.At("wait for the peer table");
+  FATHOM_ASSIGN_OR_RETURN(const std::vector<transport::PeerAddress> peers, orders_.WaitForPeers());
 
   const v1::RestartPolicy& policy = start.plan().spec().restart();
   transport::RendezvousOptions options;
   options.job = start.plan().job();
-  options.epoch = start.plan().epoch();
+  options.epoch = epoch.epoch();
   options.rank = start.rank();
   options.node = start.plan().ranks(start.rank()).node();
   options.bind_host = start.bind_host();
@@ -173,46 +214,37 @@ absl::Status Train(const v1::RankStart& start, RankChannel* channel, CommandRead
   options.signal_count = layout.signal_count[start.rank()];
   options.connect_timeout = absl::Seconds(policy.start_timeout_s());
   options.wait_timeout = absl::Seconds(policy.peer_timeout_s());
-  reader->Watch(rendezvous.get(), nullptr);
-  absl::StatusOr<std::unique_ptr<transport::Window>> window = rendezvous->Connect(options, peers);
-  reader->Watch(nullptr, nullptr);
-  FATHOM_RETURN_IF_ERROR(window.status());
-  FATHOM_RETURN_IF_ERROR(ConnectRank(layout, *std::move(window), parts.get(), clock));
+  // Others may still have to end their step.
+  if (start.at_boundary()) options.connect_timeout += options.wait_timeout;
+  progress_.At("connect");
+  orders_.Watch(epoch.listener.get(), nullptr);
+  auto window = epoch.listener->Connect(options, peers);
+  orders_.Watch(nullptr, nullptr);
+  return window;
+}
 
-  reader->Watch(nullptr, parts->window.get());
-  ChannelObserver observer(channel);
-  CheckpointWriter checkpoints(start.checkpoint_directory(), parts.get(), clock);
-  TrainLoop loop(parts.get(), &checkpoints, clock, &observer);
-  absl::StatusOr<std::string> weights = loop.Run();
-  // Nobody leaves while a peer may still wait for its last message.
-  absl::Status left = weights.ok() ? parts->world->Barrier() : weights.status();
-  reader->Watch(nullptr, nullptr);
-  FATHOM_RETURN_IF_ERROR(left);
-  v1::RankEvent finished;
-  finished.mutable_finished()->set_weights_sha256(*weights);
-  return channel->Send(finished);
+absl::StatusOr<TrainEnd> RankSession::Train(const v1::RankStart& start, RankParts* parts) {
+  EpochObserver observer(start.plan().epoch(), &events_, &orders_);
+  CheckpointWriter checkpoints(start.checkpoint_directory(), parts, clock_);
+  TrainLoop loop(parts, &checkpoints, clock_, &observer);
+  progress_.At("restore");
+  absl::StatusOr<TrainEnd> end = loop.Run();
+  if (!end.ok()) return end;
+  // Nobody leaves while a peer may still wait for its last message. What is finished or parked
+  // stays so when a peer doesn't come to this: its checkpoint is published.
+  progress_.At("last barrier");
+  const absl::Status left = parts->world->Barrier();
+  if (left.ok()) return end;
+  if (end->kind == TrainEnd::Kind::kMoved) return left;
+  events_.Log(start.plan().epoch(), absl::StrCat("peers left early: ", left.message()));
+  parts->window->Abort(left);
+  return end;
 }
 
 }  // namespace
 
 absl::Status RunRankSession(RankChannel channel, const Clock* clock) {
-  FATHOM_ASSIGN_OR_RETURN(const v1::RankStart start, ReceiveStart(&channel));
-  absl::Status status;
-  {
-    CommandReader reader(&channel);
-    reader.Start();
-    status = Train(start, &channel, &reader, clock);
-    if (reader.stopped()) {
-      std::printf("stopped: %s\n", status.ToString().c_str());
-      return absl::OkStatus();
-    }
-    if (!status.ok()) {
-      v1::RankEvent failed;
-      failed.set_failed(status.ToString());
-      if (!channel.Send(failed).ok()) std::fprintf(stderr, "could not report the failure\n");
-    }
-  }
-  return status;
+  return RankSession(&channel, clock).Run();
 }
 
 }  // namespace fathom::engine

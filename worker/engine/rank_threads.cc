@@ -23,7 +23,7 @@ namespace {
 class Collector : public TrainObserver {
  public:
   explicit Collector(JobResult* result) : result_(result) {}
-  void OnTraining(int64_t) override {}
+  void OnTraining(const v1::RankTraining&) override {}
   void OnStep(const v1::StepReport& report) override {
     if (result_ != nullptr) result_->steps.push_back(report);
   }
@@ -102,7 +102,8 @@ absl::Status RunRank(int rank, Meeting* meeting) {
   TrainLoop loop(parts.get(), checkpoints.get(), &meeting->clock, &observer);
   std::string weights;
   if (meeting->setting.stop_after == 0) {
-    FATHOM_ASSIGN_OR_RETURN(weights, loop.Run());
+    FATHOM_ASSIGN_OR_RETURN(const TrainEnd end, loop.Run());
+    weights = end.weights_sha256;
   } else {
     FATHOM_RETURN_IF_ERROR(loop.Restore());
     while (loop.steps_done() < meeting->setting.stop_after) FATHOM_RETURN_IF_ERROR(loop.RunStep());

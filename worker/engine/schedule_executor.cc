@@ -70,6 +70,7 @@ absl::StatusOr<ScheduleLosses> ScheduleExecutor::Run(absl::Span<const schedule::
   losses_ = {};
   losses_.by_direction.resize(chunks_.size());
   for (const schedule::Instruction& instruction : list) {
+    meter_->At(instruction);
     absl::Status status;
     if (instruction.overlapped) {
       status = RunPair(instruction.first, instruction.second);

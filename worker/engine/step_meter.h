@@ -1,4 +1,5 @@
-// Where a step's time goes on this rank: seconds by part, from a clock that is passed in.
+// Where a step's time goes on this rank: seconds by part, from a clock that is passed in; and what
+// the rank is at, passed on to whoever keeps that.
 #ifndef FATHOM_WORKER_ENGINE_STEP_METER_H_
 #define FATHOM_WORKER_ENGINE_STEP_METER_H_
 
@@ -7,6 +8,7 @@
 
 #include "absl/time/time.h"
 #include "common/base/clock.h"
+#include "worker/engine/rank_progress.h"
 
 namespace fathom::engine {
 
@@ -24,6 +26,17 @@ inline constexpr int kParts = 7;
 class StepMeter {
  public:
   explicit StepMeter(const Clock* clock) : clock_(clock) {}
+
+  // `progress` outlives the meter; null: nobody keeps it.
+  void TellProgress(RankProgress* progress) { progress_ = progress; }
+  // A literal, or an instruction of the schedule.
+  template <typename What>
+  void At(const What& what) {
+    if (progress_ != nullptr) progress_->At(what);
+  }
+  void SetStepsDone(int64_t steps) {
+    if (progress_ != nullptr) progress_->SetStepsDone(steps);
+  }
 
   void Reset() { seconds_.fill(0); }
   double seconds(Part part) const { return seconds_[static_cast<size_t>(part)]; }
@@ -55,6 +68,7 @@ class StepMeter {
 
  private:
   const Clock* clock_;
+  RankProgress* progress_ = nullptr;
   std::array<double, kParts> seconds_{};
   double nested_ = 0;  // seconds of finished scopes directly inside the current one
 };

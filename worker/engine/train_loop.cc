@@ -12,6 +12,19 @@
 
 namespace fathom::engine {
 
+namespace {
+
+// Of each rank, in the sum at a step's end: 1 if ready to leave, by how many epochs, its square;
+// 1 if asked to park.
+constexpr size_t kWishes = 4;
+
+// A file system's error with a code that can't be taken for a peer's.
+absl::Status OwnFault(const absl::Status& error) {
+  return IsFaultOfPeer(error) ? absl::UnknownError(error.ToString()) : error;
+}
+
+}  // namespace
+
 // What the ranks know together at the end of a step.
 struct TrainLoop::StepTotals {
   double loss = 0;  // means per token, nats
@@ -23,6 +36,18 @@ struct TrainLoop::StepTotals {
   std::vector<int64_t> expert_loads;  // [E], over all MoE layers
 };
 
+bool IsFaultOfPeer(const absl::Status& error) {
+  switch (error.code()) {
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kDeadlineExceeded:
+    case absl::StatusCode::kAborted:
+    case absl::StatusCode::kCancelled:
+      return true;
+    default:
+      return false;
+  }
+}
+
 TrainLoop::TrainLoop(RankParts* parts, CheckpointWriter* checkpoints, const Clock* clock,
                      TrainObserver* observer)
     : parts_(parts),
@@ -31,34 +56,56 @@ TrainLoop::TrainLoop(RankParts* parts, CheckpointWriter* checkpoints, const Cloc
       observer_(observer),
       training_(parts->plan.spec().training()) {}
 
-absl::StatusOr<std::string> TrainLoop::Run() {
+absl::StatusOr<TrainEnd> TrainLoop::Run() {
   FATHOM_RETURN_IF_ERROR(Restore());
-  observer_->OnTraining(steps_done_);
+  v1::RankTraining training;
+  training.set_first_step(steps_done_);
+  *training.mutable_restored() = restored_;
+  observer_->OnTraining(training);
   const int64_t save_every = parts_->plan.spec().checkpoint().every_steps();
   const int64_t validate_every = training_.validation_every();
   while (steps_done_ < training_.steps()) {
     FATHOM_RETURN_IF_ERROR(WithContext(RunStep(), absl::StrCat("step ", steps_done_ + 1)));
     const bool last = steps_done_ == training_.steps();
     if (last || (validate_every > 0 && steps_done_ % validate_every == 0)) {
+      parts_->meter->At("validation");
       FATHOM_RETURN_IF_ERROR(WithContext(Validate(), "validation"));
     }
     FATHOM_RETURN_IF_ERROR(PublishCheckpointWhenDurable(/*wait=*/false));
+    if (last) break;
+    if (boundary_.park) return SaveAndEnd(TrainEnd::Kind::kParked);
+    if (boundary_.next_epoch != 0) {
+      FATHOM_RETURN_IF_ERROR(PublishCheckpointWhenDurable(/*wait=*/true));
+      return TrainEnd{TrainEnd::Kind::kMoved, steps_done_, boundary_.next_epoch, ""};
+    }
     if (save_every > 0 && steps_done_ % save_every == 0) checkpoint_due_ = true;
     // One at a time: a slow disk delays the next checkpoint instead of piling up copies of the
     // state.
-    if (checkpoint_due_ && !last && pending_checkpoint_ == 0) BeginCheckpoint();
+    if (checkpoint_due_ && pending_checkpoint_ == 0) BeginCheckpoint();
   }
-  if (last_checkpoint_ != steps_done_ && checkpoints_ != nullptr) {
-    FATHOM_RETURN_IF_ERROR(PublishCheckpointWhenDurable(/*wait=*/true));
-    BeginCheckpoint();
+  return SaveAndEnd(TrainEnd::Kind::kFinished);
+}
+
+absl::StatusOr<TrainEnd> TrainLoop::SaveAndEnd(TrainEnd::Kind kind) {
+  if (checkpoints_ != nullptr) {
+    parts_->meter->At("last checkpoint");
     FATHOM_RETURN_IF_ERROR(PublishCheckpointWhenDurable(/*wait=*/true));
     if (last_checkpoint_ != steps_done_) {
-      absl::Status own = checkpoints_->error();
-      if (own.ok()) own = absl::AbortedError("another rank could not save its shard; see its log");
-      return WithContext(own, absl::StrCat("final checkpoint, step ", steps_done_));
+      BeginCheckpoint();
+      const absl::Status agreed = PublishCheckpointWhenDurable(/*wait=*/true);
+      // Published is published, even if a peer is gone before it could hear of it.
+      if (last_checkpoint_ != steps_done_) {
+        const std::string context = absl::StrCat("checkpoint of step ", steps_done_);
+        const absl::Status own =
+            checkpoints_->error().ok() ? publish_error_ : checkpoints_->error();
+        if (!own.ok()) return WithContext(OwnFault(own), context);
+        FATHOM_RETURN_IF_ERROR(WithContext(agreed, context));
+        return absl::AbortedError(
+            absl::StrCat(context, ": another rank could not save its shard; see its log"));
+      }
     }
   }
-  return weights_sha256_;
+  return TrainEnd{kind, steps_done_, 0, weights_sha256_};
 }
 
 absl::Status TrainLoop::Restore() {
@@ -68,12 +115,16 @@ absl::Status TrainLoop::Restore() {
     FATHOM_ASSIGN_OR_RETURN(const RestoredState restored, LoadCheckpoint(manifest, parts_));
     steps_done_ = last_checkpoint_ = restored.step;
     weights_sha256_ = restored.weights_sha256;
+    restored_.set_source("checkpoint");
   } else {
+    restored_.set_source("initial");
     optimizer.Initialise(parts_->model.initializer_range, training_.seed());
   }
+  restored_.set_step(steps_done_);
   optimizer.RoundMasters();
   FATHOM_RETURN_IF_ERROR(optimizer.GatherWeights());
   for (model::Stage* stage : parts_->stages_in_order()) stage->RefreshWeights();
+  parts_->meter->SetStepsDone(steps_done_);
   // Nobody begins a step before every rank has all its weights.
   return parts_->world->Barrier();
 }
@@ -94,6 +145,7 @@ absl::Status TrainLoop::RunStep() {
   const absl::Duration start = clock_->Steady();
   StepMeter& meter = *parts_->meter;
   meter.Reset();
+  meter.At("read samples");
   parts_->window->Reset();
   FATHOM_RETURN_IF_ERROR(parts_->data->ReadTraining(steps_done_, parts_->lane, &batch_));
   parts_->store->ZeroGradients();
@@ -107,11 +159,14 @@ absl::Status TrainLoop::RunStep() {
   StepTotals totals;
   {
     StepMeter::Scope scope(&meter, Part::kReduce);
+    meter.At("reduce gradients");
     FATHOM_RETURN_IF_ERROR(parts_->optimizer->ReduceGradients());
+    meter.At("sum over ranks");
     FATHOM_ASSIGN_OR_RETURN(totals, SumOverRanks(losses_));
   }
   FATHOM_RETURN_IF_ERROR(UpdateWeights(totals));
   ++steps_done_;
+  meter.SetStepsDone(steps_done_);
   Report(totals, clock_->Steady() - start);
   return absl::OkStatus();
 }
@@ -129,8 +184,9 @@ absl::StatusOr<std::vector<double>> TrainLoop::SumExpertLoads() {
 absl::StatusOr<TrainLoop::StepTotals> TrainLoop::SumOverRanks(const ScheduleLosses& losses) {
   FATHOM_ASSIGN_OR_RETURN(expert_loads_, SumExpertLoads());
   const size_t experts = parts_->model.n_routed_experts;
-  // Loss, MTP loss, balance loss, squares of gradients, MaxVio and its layers, loads by expert.
-  std::vector<double> sums(6 + experts);
+  // Loss, MTP loss, balance loss, squares of gradients, MaxVio and its layers, loads by expert,
+  // and wishes for the boundary.
+  std::vector<double> sums(6 + experts + kWishes);
   for (const auto& direction : losses.by_direction) {
     for (const model::MicroBatchLoss& loss : direction) {
       sums[0] += loss.loss;
@@ -148,7 +204,17 @@ absl::StatusOr<TrainLoop::StepTotals> TrainLoop::SumOverRanks(const ScheduleLoss
       for (size_t e = 0; e < experts; ++e) sums[6 + e] += layer[e];
     }
   }
+  const BoundaryWish wish = observer_->WishAtBoundary();
+  const absl::Span<double> wishes = absl::MakeSpan(sums).subspan(6 + experts);
+  if (wish.ready_for > parts_->plan.epoch()) {
+    const double ahead = static_cast<double>(wish.ready_for - parts_->plan.epoch());
+    wishes[0] = 1;
+    wishes[1] = ahead;
+    wishes[2] = ahead * ahead;
+  }
+  wishes[3] = wish.park ? 1 : 0;
   FATHOM_RETURN_IF_ERROR(parts_->world->AllReduceSum(absl::MakeSpan(sums)));
+  boundary_ = AgreeOnBoundary(wishes);
 
   StepTotals totals;
   const double tokens = static_cast<double>(parts_->tokens_per_step);
@@ -159,7 +225,7 @@ absl::StatusOr<TrainLoop::StepTotals> TrainLoop::SumOverRanks(const ScheduleLoss
   totals.gradient_norm = std::sqrt(sums[3]);
   totals.max_violation = sums[5] > 0 ? sums[4] / sums[5] : 0;
   totals.learning_rate = LearningRate(training_, steps_done_ + 1);
-  totals.expert_loads.assign(sums.begin() + 6, sums.end());
+  totals.expert_loads.assign(sums.begin() + 6, sums.begin() + 6 + experts);
   if (!std::isfinite(totals.loss) || !std::isfinite(totals.gradient_norm)) {
     return absl::InternalError(
         absl::StrCat("loss ", totals.loss, ", gradient norm ", totals.gradient_norm,
@@ -169,7 +235,21 @@ absl::StatusOr<TrainLoop::StepTotals> TrainLoop::SumOverRanks(const ScheduleLoss
   return totals;
 }
 
+// Every rank has the same sums, so all decide alike. The ranks may be ready for different epochs
+// while a later plan takes the place of one that nobody has entered; N values are equal just when
+// N times the sum of their squares is the square of their sum, and these are exact in a double.
+TrainLoop::Boundary TrainLoop::AgreeOnBoundary(absl::Span<const double> sums) const {
+  Boundary boundary;
+  const double ranks = parts_->world->size();
+  if (sums[0] == ranks && sums[2] * ranks == sums[1] * sums[1]) {
+    boundary.next_epoch = parts_->plan.epoch() + static_cast<uint64_t>(sums[1] / ranks);
+  }
+  boundary.park = sums[3] > 0;
+  return boundary;
+}
+
 absl::Status TrainLoop::UpdateWeights(const StepTotals& totals) {
+  parts_->meter->At("optimizer");
   {
     StepMeter::Scope scope(parts_->meter.get(), Part::kOptimizer);
     kernels::AdamWSettings settings;
@@ -187,6 +267,7 @@ absl::Status TrainLoop::UpdateWeights(const StepTotals& totals) {
   }
   {
     StepMeter::Scope scope(parts_->meter.get(), Part::kReduce);
+    parts_->meter->At("gather weights");
     FATHOM_RETURN_IF_ERROR(parts_->optimizer->GatherWeights());
   }
   StepMeter::Scope scope(parts_->meter.get(), Part::kOptimizer);
@@ -277,8 +358,10 @@ absl::Status TrainLoop::PublishCheckpointWhenDurable(bool wait) {
     absl::StatusOr<v1::CheckpointReport> report = checkpoints_->Publish(step);
     if (report.ok()) {
       weights_sha256_ = report->weights_sha256();
+      last_checkpoint_ = step;
       observer_->OnCheckpoint(*report);
     } else {
+      publish_error_ = report.status();
       published = 0;
     }
   }

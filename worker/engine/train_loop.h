@@ -24,15 +24,38 @@
 
 namespace fathom::engine {
 
-// Who is told what happens. Called from the training thread.
+// What is to happen at the next boundary between two steps, as this rank knows it.
+struct BoundaryWish {
+  uint64_t ready_for = 0;  // epoch that this rank can leave the present one for; 0: none
+  bool park = false;
+};
+
+// Who is told what happens, and asked what is to happen. Called from the training thread.
 class TrainObserver {
  public:
   virtual ~TrainObserver() = default;
-  virtual void OnTraining(int64_t steps_done) = 0;
+  virtual void OnTraining(const v1::RankTraining& training) = 0;
   virtual void OnStep(const v1::StepReport& report) = 0;
   virtual void OnCheckpoint(const v1::CheckpointReport& report) = 0;
   virtual void OnValidation(const v1::ValidationReport& report) = 0;
+  virtual BoundaryWish WishAtBoundary() { return {}; }
 };
+
+// How the training of an epoch ended, after a whole step.
+struct TrainEnd {
+  enum class Kind {
+    kFinished,  // all steps done
+    kParked,    // one rank or more were asked to
+    kMoved,     // every rank is ready for the same later epoch
+  };
+  Kind kind = Kind::kFinished;
+  int64_t step = 0;            // steps done
+  uint64_t next_epoch = 0;     // kMoved
+  std::string weights_sha256;  // of the checkpoint of that step; rank 0, not of kMoved
+};
+
+// Whether an error of a running epoch is a peer's, so that this rank can go on in a later epoch.
+bool IsFaultOfPeer(const absl::Status& error);
 
 class TrainLoop {
  public:
@@ -40,11 +63,12 @@ class TrainLoop {
   TrainLoop(RankParts* parts, CheckpointWriter* checkpoints, const Clock* clock,
             TrainObserver* observer);
 
-  // Restores or initialises, trains to the last step, saves the final checkpoint, and returns the
-  // hash of the final weights (rank 0; empty elsewhere). Errors: as the transport, naming the peer;
-  // RESOURCE_EXHAUSTED or others of the file system for the final checkpoint; INTERNAL: the loss or
-  // gradient is no longer finite.
-  absl::StatusOr<std::string> Run();
+  // Restores or initialises, and trains to the last step, or to a boundary at which the ranks agree
+  // to park or to move. Finished or parked, the checkpoint of that step is published.
+  // Errors: as the transport, naming the peer; ABORTED: another rank could not save its shard.
+  // Those are faults of peers (IsFaultOfPeer), all others this rank's own: of the file system for
+  // the last checkpoint, INTERNAL when the loss or gradient is no longer finite.
+  absl::StatusOr<TrainEnd> Run();
 
   // Pieces of Run, for tests that stop between them.
   absl::Status Restore();
@@ -54,14 +78,21 @@ class TrainLoop {
 
  private:
   struct StepTotals;
+  // What all ranks know of the boundary that the step in progress ends at.
+  struct Boundary {
+    uint64_t next_epoch = 0;
+    bool park = false;
+  };
 
   absl::StatusOr<StepTotals> SumOverRanks(const ScheduleLosses& losses);
+  Boundary AgreeOnBoundary(absl::Span<const double> sums) const;
   absl::Status UpdateWeights(const StepTotals& totals);
   void UpdateRouterBiases();
   absl::StatusOr<std::vector<double>> SumExpertLoads();
   void Report(const StepTotals& totals, absl::Duration elapsed);
   absl::Status Validate();
   absl::StatusOr<std::string> ManifestToRestore();
+  absl::StatusOr<TrainEnd> SaveAndEnd(TrainEnd::Kind kind);
   void BeginCheckpoint();
   absl::Status PublishCheckpointWhenDurable(bool wait);
 
@@ -78,6 +109,9 @@ class TrainLoop {
   int64_t pending_checkpoint_ = 0;  // step of the one being written on any rank; 0: none
   int64_t last_checkpoint_ = 0;     // newest published
   std::string weights_sha256_;      // of the newest published checkpoint; rank 0
+  v1::RestoreReport restored_;
+  Boundary boundary_;           // after steps_done_
+  absl::Status publish_error_;  // of the newest checkpoint that failed at that; rank 0
 
   // Scratch of the step in progress.
   LaneBatch batch_;
