@@ -2,8 +2,11 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
+#include <set>
 #include <string>
+#include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/config_loader.h"
 #include "common/base/host_port.h"
@@ -45,6 +48,89 @@ absl::Status CheckTimes(const v1::CoordinatorConfig& config) {
   return absl::OkStatus();
 }
 
+// The modes of the detectors, in the order of their fields.
+struct DetectorField {
+  const char* flag;
+  const char* fallback;
+  const char* help;
+  std::string* (v1::Detectors::*mutable_get)();
+};
+
+using D = v1::Detectors;
+const DetectorField kDetectors[] = {
+    {"--detectors-hang", "act", "a job whose steps stand still", &D::mutable_hang},
+    {"--detectors-straggler", "observe", "a rank slower than its plan", &D::mutable_straggler},
+    {"--detectors-corruption", "act", "ranks whose weights differ", &D::mutable_corruption},
+    {"--detectors-flapping", "act", "nodes and links that come and go", &D::mutable_flapping},
+    {"--detectors-health", "observe", "fatal health signals of nodes", &D::mutable_health},
+};
+
+absl::Status CompleteDetectors(v1::Detectors* detectors) {
+  for (const DetectorField& field : kDetectors) {
+    std::string& mode = *(detectors->*field.mutable_get)();
+    if (mode.empty()) mode = field.fallback;
+    if (mode != "off" && mode != "observe" && mode != "act") {
+      return absl::InvalidArgumentError(
+          absl::StrCat(field.flag, " ", mode, ": write off, observe or act"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckQuotas(const v1::CoordinatorConfig& config) {
+  std::set<std::string> users;
+  for (const v1::Quota& quota : config.quotas()) {
+    if (quota.user().empty()) {
+      return absl::InvalidArgumentError(
+          "--quotas: an entry without a user; write user=devices, or *=devices for everybody "
+          "without an entry of their own");
+    }
+    if (quota.devices() < 0) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--quotas ", quota.user(), "=", quota.devices(), ": devices must not be negative"));
+    }
+    if (!users.insert(quota.user()).second) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--quotas: user ", quota.user(), " is given twice"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// "ada=16".
+absl::StatusOr<v1::Quota> ParseQuota(const std::string& text) {
+  const size_t equals = text.rfind('=');
+  v1::Quota quota;
+  int64_t devices = 0;
+  if (equals == std::string::npos || !absl::SimpleAtoi(text.substr(equals + 1), &devices)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--quotas ", text, ": write user=devices, such as ada=16"));
+  }
+  quota.set_user(text.substr(0, equals));
+  quota.set_devices(devices);
+  return quota;
+}
+
+void AddPolicyFlags(CLI::App* app, v1::CoordinatorConfig* given, std::vector<std::string>* quotas) {
+  for (const DetectorField& field : kDetectors) {
+    app->add_option_function<std::string>(
+           field.flag,
+           [given, &field](const std::string& v) {
+             *(given->mutable_detectors()->*field.mutable_get)() = v;
+           },
+           absl::StrCat("off, observe or act on ", field.help, "; default ", field.fallback))
+        ->type_name("");
+  }
+  app->add_option("--quotas", *quotas,
+                  "user=devices that one user's jobs may hold at once, *=devices for everybody "
+                  "without an entry; several after each other, over those of the file")
+      ->type_name("");
+  app->add_option_function<bool>(
+         "--require-preflight", [given](bool v) { given->set_require_preflight(v); },
+         "true or false: whether a node must pass a preflight before it gets ranks; default true")
+      ->type_name("");
+}
+
 }  // namespace
 
 absl::StatusOr<std::optional<v1::CoordinatorConfig>> ParseCoordinatorFlags(
@@ -82,6 +168,8 @@ absl::StatusOr<std::optional<v1::CoordinatorConfig>> ParseCoordinatorFlags(
   text(
       "--tls-ca-file", [&](const std::string& v) { given.mutable_tls()->set_ca_file(v); },
       "who must have signed every client's certificate, PEM");
+  std::vector<std::string> quotas;
+  AddPolicyFlags(&app, &given, &quotas);
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp& help) {
@@ -93,6 +181,10 @@ absl::StatusOr<std::optional<v1::CoordinatorConfig>> ParseCoordinatorFlags(
   v1::CoordinatorConfig config;
   if (!file.empty()) FATHOM_RETURN_IF_ERROR(LoadYamlFile(file, &config));
   config.MergeFrom(given);
+  if (!quotas.empty()) config.clear_quotas();
+  for (const std::string& entry : quotas) {
+    FATHOM_ASSIGN_OR_RETURN(*config.add_quotas(), ParseQuota(entry));
+  }
   return config;
 }
 
@@ -109,6 +201,9 @@ absl::Status CompleteCoordinatorConfig(v1::CoordinatorConfig* config) {
       WithContext(ParseHostPort(config->metrics_address()).status(), "--metrics-address"));
   FATHOM_RETURN_IF_ERROR(CheckTimes(*config));
   FATHOM_RETURN_IF_ERROR(CheckTls(config->tls()));
+  FATHOM_RETURN_IF_ERROR(CompleteDetectors(config->mutable_detectors()));
+  FATHOM_RETURN_IF_ERROR(CheckQuotas(*config));
+  if (!config->has_require_preflight()) config->set_require_preflight(true);
   if (!IsLoopback(listen.host) && config->tls().certificate_file().empty()) {
     return absl::InvalidArgumentError(absl::StrCat(
         "--listen-address ", config->listen_address(),

@@ -18,7 +18,8 @@ absl::StatusOr<std::optional<v1::CoordinatorConfig>> ParseCoordinatorFlags(int a
                                                                            const char* const* argv);
 
 // Fills in what was left out. INVALID_ARGUMENT names the flag: a bad address or time, no state
-// directory, TLS files that don't belong together, or a listen address beyond loopback without TLS.
+// directory, a mode or quota that makes no sense, TLS files that don't belong together, or a listen
+// address beyond loopback without TLS.
 absl::Status CompleteCoordinatorConfig(v1::CoordinatorConfig* config);
 
 }  // namespace fathom

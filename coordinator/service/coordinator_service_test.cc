@@ -494,6 +494,40 @@ TEST(CoordinatorConfigTest, FileAndFlags_FlagsWin) {
             absl::StatusCode::kInvalidArgument);
 }
 
+TEST(CoordinatorConfigTest, DetectorsQuotasAndPreflight_FromFileAndFlags) {
+  const std::string file = absl::StrCat(::testing::TempDir(), "/policies.yaml");
+  ASSERT_TRUE(WriteFileAtomically(file,
+                                  "stateDirectory: /state\n"
+                                  "detectors: {hang: observe, health: act}\n"
+                                  "quotas: [{user: ada, devices: 3}]\n"
+                                  "require_preflight: false\n")
+                  .ok());
+  const char* arguments[] = {"fathom-coordinator", "--config", file.c_str(), "--detectors-hang",
+                             "off"};
+  auto config = ParseCoordinatorFlags(5, arguments);
+  ASSERT_TRUE(config.ok() && config->has_value()) << config.status();
+  ASSERT_TRUE(CompleteCoordinatorConfig(&**config).ok());
+  EXPECT_EQ((*config)->detectors().hang(), "off");
+  EXPECT_EQ((*config)->detectors().health(), "act");
+  EXPECT_EQ((*config)->detectors().straggler(), "observe");
+  EXPECT_EQ((*config)->detectors().corruption(), "act");
+  ASSERT_EQ((*config)->quotas_size(), 1);
+  EXPECT_EQ((*config)->quotas(0).devices(), 3);
+  EXPECT_FALSE((*config)->require_preflight());
+  const char* quotas[] = {
+      "fathom-coordinator",  "--config", file.c_str(), "--quotas", "bob=16", "*=8",
+      "--require-preflight", "true"};
+  config = ParseCoordinatorFlags(8, quotas);
+  ASSERT_TRUE(config.ok() && config->has_value()) << config.status();
+  ASSERT_EQ((*config)->quotas_size(), 2);
+  EXPECT_EQ((*config)->quotas(0).user(), "bob");
+  EXPECT_EQ((*config)->quotas(1).devices(), 8);
+  EXPECT_TRUE((*config)->require_preflight());
+  const char* bad[] = {"fathom-coordinator", "--quotas", "bob"};
+  EXPECT_THAT(std::string(ParseCoordinatorFlags(3, bad).status().message()),
+              HasSubstr("user=devices"));
+}
+
 TEST(CoordinatorConfigTest, SettingsThatCannotWork_NameTheFlag) {
   v1::CoordinatorConfig good;
   good.set_state_directory("/state");
@@ -514,6 +548,18 @@ TEST(CoordinatorConfigTest, SettingsThatCannotWork_NameTheFlag) {
       {"--tls-ca-file", [](auto& c) { c.mutable_tls()->set_ca_file("/c"); }},
       {"--heartbeat-ms", [](auto& c) { c.set_heartbeat_ms(1); }},
       {"--lease-ms", [](auto& c) { c.set_lease_ms(1500); }},
+      {"--detectors-hang", [](auto& c) { c.mutable_detectors()->set_hang("on"); }},
+      {"--quotas", [](auto& c) { c.add_quotas()->set_devices(1); }},
+      {"--quotas ada=-1",
+       [](auto& c) {
+         c.add_quotas()->set_user("ada");
+         c.mutable_quotas(0)->set_devices(-1);
+       }},
+      {"given twice",
+       [](auto& c) {
+         c.add_quotas()->set_user("ada");
+         c.add_quotas()->set_user("ada");
+       }},
   };
   for (const Case& one : cases) {
     v1::CoordinatorConfig config = good;
