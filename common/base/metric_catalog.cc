@@ -45,6 +45,8 @@ constexpr const MetricSpec* kCatalog[] = {
     &metrics::kWorkerRanks,
     &metrics::kRankStarts,
     &metrics::kRankExits,
+    &metrics::kRankMoves,
+    &metrics::kWorkerIdleProcesses,
     &metrics::kCoordinatorConnected,
     &metrics::kReportsSent,
     &metrics::kReconnects,

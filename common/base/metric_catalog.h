@@ -200,15 +200,24 @@ inline constexpr MetricSpec kSynchronizeStreams{"fathom_synchronize_streams", Me
 inline constexpr MetricSpec kWorkerDevices{"fathom_worker_devices", MetricKind::kGauge, "devices",
                                            "Devices this daemon looks after."};
 inline constexpr MetricSpec kWorkerRanks{
-    "fathom_worker_ranks", MetricKind::kGauge, "ranks", "Rank processes by state.", {"state"}};
+    "fathom_worker_ranks", MetricKind::kGauge, "ranks", "Ranks that this daemon reports, by state.", {"state"}};
 inline constexpr MetricSpec kRankStarts{"fathom_worker_rank_starts_total", MetricKind::kCounter,
                                         "ranks", "Rank processes started."};
 inline constexpr MetricSpec kRankExits{
     "fathom_worker_rank_exits_total",
     MetricKind::kCounter,
     "ranks",
-    "Rank processes ended, by how (finished, failed, stopped, signal).",
+    "Rank processes ended, by how (finished, parked, left, failed, stopped, signal).",
     {"how"}};
+inline constexpr MetricSpec kRankMoves{
+    "fathom_worker_rank_moves_total",
+    MetricKind::kCounter,
+    "moves",
+    "Rank processes that went on to a later epoch: at a step boundary, or at once.",
+    {"at"}};
+inline constexpr MetricSpec kWorkerIdleProcesses{
+    "fathom_worker_idle_processes", MetricKind::kGauge, "processes",
+    "Rank processes started ahead, that wait for a rank."};
 inline constexpr MetricSpec kCoordinatorConnected{"fathom_worker_coordinator_connected",
                                                   MetricKind::kGauge, "1",
                                                   "1 while the stream to the coordinator is open."};

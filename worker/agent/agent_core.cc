@@ -1,10 +1,10 @@
 #include "worker/agent/agent_core.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
-#include "common/base/hash.h"
 #include "common/base/limits.h"
 #include "common/base/text.h"
 
@@ -13,76 +13,39 @@ namespace {
 
 using Kind = AgentAction::Kind;
 
-RankId IdOf(const v1::DesiredJob& job, int32_t rank) {
-  return {JobId(job.plan().job()), job.plan().epoch(), rank};
-}
-
-RankId IdOf(const v1::RankStatus& status) {
-  return {JobId(status.job()), status.epoch(), status.rank()};
-}
+constexpr char kNoLongerWanted[] = "no longer wanted";
 
 bool Ended(v1::RankState state) {
   return state == v1::RANK_STATE_FINISHED || state == v1::RANK_STATE_FAILED ||
-         state == v1::RANK_STATE_STOPPED;
+         state == v1::RANK_STATE_STOPPED || state == v1::RANK_STATE_PARKED ||
+         state == v1::RANK_STATE_MOVED;
+}
+
+// Whether a rank says this only of the epoch that it runs.
+bool TellsOfRunning(const v1::RankEvent& event) {
+  return !event.has_listening() && !event.has_failed() && !event.has_diagnosis();
+}
+
+void Stamp(int64_t (v1::RankTimeline::*get)() const, void (v1::RankTimeline::*set)(int64_t),
+           v1::RankStatus* status, int64_t wall_ms) {
+  v1::RankTimeline* timeline = status->mutable_timeline();
+  if ((timeline->*get)() == 0) (timeline->*set)(wall_ms);
 }
 
 }  // namespace
 
-AgentCore::AgentCore(AgentOptions options) : options_(std::move(options)) {
-  FATHOM_CHECK(options_.check_plan != nullptr);
-}
+AgentCore::AgentCore(AgentOptions options)
+    : options_(std::move(options)), desired_(options_.check_plan) {}
 
 // --- What should be ---
 
 void AgentCore::OnDesired(const v1::DesiredState& desired) {
-  ++desired_count_;
-  std::map<JobEpoch, WantedJob> next;
-  for (const v1::DesiredJob& job : desired.jobs()) {
-    // Of two epochs of one job in the list the newer must win, whichever comes first.
-    JobMemory& memory = memory_[JobId(job.plan().job())];
-    memory.last_wanted = desired_count_;
-    if (job.plan().epoch() > memory.newest_epoch) {
-      memory = JobMemory{.newest_epoch = job.plan().epoch(),
-                         .plan_hash = Xxh64(job.plan().SerializeAsString()),
-                         .plan_status = options_.check_plan(job.plan()),
-                         .asked = {},
-                         .last_wanted = desired_count_};
-    }
-  }
-  for (const v1::DesiredJob& job : desired.jobs()) {
-    const JobEpoch key(JobId(job.plan().job()), job.plan().epoch());
-    next[key] = {std::make_shared<v1::DesiredJob>(job), Admit(job)};
-    // A coordinator that has fallen behind must not stop what a newer one started.
-    const JobEpoch newest(key.first, memory_[key.first].newest_epoch);
-    const auto kept = wanted_.find(newest);
-    if (key < newest && kept != wanted_.end()) next.emplace(newest, kept->second);
-  }
-  wanted_ = std::move(next);
-  wanted_ranks_.clear();
-  for (const auto& [key, wanted] : wanted_) AddWantedRanks(wanted);
+  desired_.Take(desired, [this](const JobId& job) {
+    const auto rank = ranks_.lower_bound({job, 0, 0});
+    return rank != ranks_.end() && rank->first.job == job;
+  });
+  for (const auto& [key, entry] : desired_.entries()) AddWantedRanks(entry);
   desired_version_ = desired.version();
-  ForgetOldJobs();
-}
-
-absl::Status AgentCore::Admit(const v1::DesiredJob& job) {
-  const v1::Plan& plan = job.plan();
-  if (!IsSafeJobId(plan.job())) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("'", CutText(plan.job(), 64), "' is no job's id; not started"));
-  }
-  const JobMemory& memory = memory_[JobId(plan.job())];
-  if (plan.epoch() == 0) return absl::InvalidArgumentError("epochs count from 1; not started");
-  if (plan.epoch() < memory.newest_epoch) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("epoch ", plan.epoch(), " is older than epoch ", memory.newest_epoch,
-                     " that this node has already seen; not started"));
-  }
-  if (!memory.plan_status.ok()) return memory.plan_status;
-  if (Xxh64(plan.SerializeAsString()) != memory.plan_hash) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "two different plans for epoch ", plan.epoch(), "; a new plan needs a new epoch"));
-  }
-  return absl::OkStatus();
 }
 
 absl::StatusOr<int32_t> AgentCore::DeviceFor(const v1::Plan& plan, int32_t rank) const {
@@ -102,12 +65,10 @@ absl::StatusOr<int32_t> AgentCore::DeviceFor(const v1::Plan& plan, int32_t rank)
                                                     options_.node.devices_size()));
 }
 
-void AgentCore::AddWantedRanks(const WantedJob& wanted) {
-  const v1::Plan& plan = wanted.job->plan();
-  const JobMemory& memory = memory_[JobId(plan.job())];
-  for (const int32_t number : wanted.job->ranks()) {
-    const RankId id = IdOf(*wanted.job, number);
-    wanted_ranks_.insert(id);
+void AgentCore::AddWantedRanks(const DesiredJobs::Entry& entry) {
+  const v1::Plan& plan = entry.job->plan();
+  for (const int32_t number : entry.job->ranks()) {
+    const RankId id{JobId(plan.job()), plan.epoch(), number};
     const auto [it, is_new] = ranks_.try_emplace(id);
     if (!is_new) continue;
     Rank& rank = it->second;
@@ -115,39 +76,20 @@ void AgentCore::AddWantedRanks(const WantedJob& wanted) {
     rank.status.set_epoch(plan.epoch());
     rank.status.set_rank(number);
     SetState(&rank, v1::RANK_STATE_STARTING, "");
-    absl::Status refusal = wanted.refusal;
+    absl::Status refusal = entry.refusal;
     if (refusal.ok()) {
       const absl::StatusOr<int32_t> device = DeviceFor(plan, number);
       refusal = device.status();
       if (device.ok()) rank.device = *device;
     }
-    if (refusal.ok() && memory.asked.contains(number)) {
+    if (refusal.ok() && desired_.WasAsked(id)) {
       refusal = absl::FailedPreconditionError(
           "it already ran in this epoch and was stopped; to run again it needs a new epoch");
     }
-    if (!refusal.ok()) {
-      rank.process = Process::kGone;
-      // The code leads, as in what ranks report: it tells whether a new epoch may help.
-      SetState(&rank, v1::RANK_STATE_FAILED,
-               absl::StrCat(absl::StatusCodeToString(refusal.code()), ": ", refusal.message()));
-    }
-  }
-}
-
-void AgentCore::ForgetOldJobs() {
-  while (memory_.size() > kMaxRememberedJobs) {
-    auto oldest = memory_.end();
-    for (auto it = memory_.begin(); it != memory_.end(); ++it) {
-      const auto rank = ranks_.lower_bound({it->first, 0, 0});
-      const bool in_use = it->second.last_wanted == desired_count_ ||
-                          (rank != ranks_.end() && rank->first.job == it->first);
-      if (in_use) continue;
-      if (oldest == memory_.end() || it->second.last_wanted < oldest->second.last_wanted) {
-        oldest = it;
-      }
-    }
-    if (oldest == memory_.end()) return;
-    memory_.erase(oldest);
+    if (refusal.ok()) continue;
+    // The code leads, as in what ranks report: it tells whether a new epoch may help.
+    SetState(&rank, v1::RANK_STATE_FAILED,
+             absl::StrCat(absl::StatusCodeToString(refusal.code()), ": ", refusal.message()));
   }
 }
 
@@ -157,40 +99,78 @@ void AgentCore::Shutdown(absl::string_view reason) {
 
 // --- What is ---
 
-AgentCore::Rank* AgentCore::Alive(const RankId& id) {
-  const auto it = ranks_.find(id);
-  if (it == ranks_.end() || it->second.process != Process::kAlive) return nullptr;
-  return &it->second;
+AgentCore::Process* AgentCore::Alive(ProcessId id) {
+  const auto it = processes_.find(id);
+  return it != processes_.end() && it->second.alive ? &it->second : nullptr;
 }
 
-void AgentCore::OnStarted(const RankId& id, int64_t pid) {
-  const auto it = ranks_.find(id);
-  FATHOM_CHECK(it != ranks_.end() && it->second.process == Process::kStartAsked) << ToString(id);
-  it->second.process = Process::kAlive;
-  it->second.status.set_pid(pid);
+void AgentCore::OnSpawned(ProcessId id, int64_t pid) {
+  const auto it = processes_.find(id);
+  FATHOM_CHECK(it != processes_.end() && !it->second.alive) << id;
+  Process& process = it->second;
+  process.alive = true;
+  process.pid = pid;
+  if (!process.present) return;
+  no_idle_.erase(process.device);
+  ranks_.at(*process.present).status.set_pid(pid);
   ++revision_;
 }
 
-void AgentCore::OnStartFailed(const RankId& id, const absl::Status& why) {
-  const auto it = ranks_.find(id);
-  FATHOM_CHECK(it != ranks_.end() && it->second.process == Process::kStartAsked) << ToString(id);
-  it->second.process = Process::kGone;
-  SetState(&it->second, v1::RANK_STATE_FAILED, absl::StrCat("not started: ", why.message()));
+void AgentCore::OnSpawnFailed(ProcessId id, const absl::Status& why) {
+  const auto it = processes_.find(id);
+  FATHOM_CHECK(it != processes_.end() && !it->second.alive) << id;
+  if (it->second.present) {
+    Rank& rank = ranks_.at(*it->second.present);
+    rank.process = 0;
+    SetState(&rank, v1::RANK_STATE_FAILED, absl::StrCat("not started: ", why.message()));
+  } else {
+    no_idle_.insert(it->second.device);
+  }
+  processes_.erase(it);
 }
 
-void AgentCore::OnEvent(const RankId& id, const v1::RankEvent& event, absl::Duration now) {
-  Rank* rank = Alive(id);
+// The rank that an event is about; null: of an epoch that is over for this process.
+AgentCore::Rank* AgentCore::RankOf(Process* process, const v1::RankEvent& event, AgentMoment now) {
+  if (!process->present) return nullptr;
+  Rank* present = &ranks_.at(*process->present);
+  if (event.epoch() == 0 || event.epoch() == process->present->epoch) return present;
+  if (process->next && event.epoch() == process->next->epoch) {
+    Rank* next = &ranks_.at(*process->next);
+    if (TellsOfRunning(event)) Move(process, now);
+    return next;
+  }
+  // It lets go of an epoch that it was told to drop.
+  if (event.has_held() && event.epoch() < process->present->epoch) {
+    Stamp(&v1::RankTimeline::fenced_ms, &v1::RankTimeline::set_fenced_ms, &present->status,
+          now.wall_ms);
+    ++revision_;
+  }
+  return nullptr;
+}
+
+void AgentCore::OnEvent(ProcessId id, const v1::RankEvent& event, AgentMoment now) {
+  Process* process = Alive(id);
+  if (process == nullptr) return;
+  if (event.has_diagnosis()) return OnDiagnosis(process, event);
+  process->last_word = now;
+  Rank* rank = RankOf(process, event, now);
   if (rank == nullptr) return;
   v1::RankStatus& status = rank->status;
   switch (event.event_case()) {
     case v1::RankEvent::kListening:
-      if (status.state() != v1::RANK_STATE_STARTING) return;
-      status.set_endpoint(event.listening());
-      return SetState(rank, v1::RANK_STATE_LISTENING, "");
+      return OnListening(process, rank, event.listening(), now);
+    case v1::RankEvent::kLoading:
+      if (status.state() != v1::RANK_STATE_STARTING && status.state() != v1::RANK_STATE_LISTENING) {
+        return;
+      }
+      Stamp(&v1::RankTimeline::connected_ms, &v1::RankTimeline::set_connected_ms, &status,
+            now.wall_ms);
+      return SetState(rank, v1::RANK_STATE_LOADING, "");
     case v1::RankEvent::kTraining:
-      if (Ended(status.state())) return;
-      return SetState(rank, v1::RANK_STATE_TRAINING, "");
+      return OnTraining(rank, event.training(), now);
     case v1::RankEvent::kStep:
+      Stamp(&v1::RankTimeline::first_step_ms, &v1::RankTimeline::set_first_step_ms, &status,
+            now.wall_ms);
       *status.mutable_last_step() = event.step();
       return;
     case v1::RankEvent::kCheckpoint:
@@ -201,50 +181,178 @@ void AgentCore::OnEvent(const RankId& id, const v1::RankEvent& event, absl::Dura
       *status.mutable_validation() = event.validation();
       ++revision_;
       return;
+    case v1::RankEvent::kHeld:
+      return OnHeld(process, rank, event.held(), now);
+    case v1::RankEvent::kParked:
+      status.set_held_step(event.parked().step());
+      process->parked_said = true;
+      return ExpectEnd(process, now.steady, options_.exit_grace, "said that it had parked");
     case v1::RankEvent::kFinished:
       status.set_weights_sha256(event.finished().weights_sha256());
-      rank->finished_said = true;
-      return ExpectEnd(rank, now, options_.exit_grace, "said that it had finished");
+      process->finished_said = true;
+      return ExpectEnd(process, now.steady, options_.exit_grace, "said that it had finished");
     case v1::RankEvent::kFailed:
       // A rank torn down by our wish may well call that a failure.
-      if (!rank->stop_sent) SetState(rank, v1::RANK_STATE_FAILED, event.failed());
-      return ExpectEnd(rank, now, options_.exit_grace, "reported its failure");
+      if (!process->stop_sent) SetState(rank, v1::RANK_STATE_FAILED, event.failed());
+      return ExpectEnd(process, now.steady, options_.exit_grace, "reported its failure");
+    case v1::RankEvent::kDiagnosis:
     case v1::RankEvent::EVENT_NOT_SET:
-      return;  // of a newer version
+      return;  // said above; of a newer version
   }
 }
 
-void AgentCore::OnChannelClosed(const RankId& id, const absl::Status& why, absl::Duration now) {
-  Rank* rank = Alive(id);
-  if (rank == nullptr) return;
-  if (why.ok()) return ExpectEnd(rank, now, options_.exit_grace, "closed its channel");
-  // Nothing it says can be understood any more, and it can't be asked to stop either.
-  if (!rank->stop_sent && !Ended(rank->status.state())) {
-    SetState(rank, v1::RANK_STATE_FAILED, why.message());
+void AgentCore::OnListening(Process* process, Rank* rank, const std::string& endpoint,
+                            AgentMoment now) {
+  const v1::RankState state = rank->status.state();
+  if (state != v1::RANK_STATE_STARTING && state != v1::RANK_STATE_LISTENING) return;
+  rank->listened = true;
+  if (rank->status.endpoint() != endpoint) {
+    rank->status.set_endpoint(endpoint);
+    ++revision_;
   }
-  ExpectEnd(rank, now, absl::ZeroDuration(), "broke its channel");
+  Stamp(&v1::RankTimeline::listening_ms, &v1::RankTimeline::set_listening_ms, &rank->status,
+        now.wall_ms);
+  const bool is_next = process->next && rank == &ranks_.at(*process->next);
+  SetState(rank, v1::RANK_STATE_LISTENING, "");
+  if (is_next && !rank->at_boundary) Move(process, now);
 }
 
-void AgentCore::OnExited(const RankId& id, bool exit_code_zero, absl::string_view how) {
-  Rank* rank = Alive(id);
-  if (rank == nullptr) return;
-  rank->process = Process::kGone;
+void AgentCore::OnTraining(Rank* rank, const v1::RankTraining& training, AgentMoment now) {
+  v1::RankStatus& status = rank->status;
+  if (Ended(status.state()) || status.state() == v1::RANK_STATE_HELD) return;
+  Stamp(&v1::RankTimeline::connected_ms, &v1::RankTimeline::set_connected_ms, &status, now.wall_ms);
+  Stamp(&v1::RankTimeline::loaded_ms, &v1::RankTimeline::set_loaded_ms, &status, now.wall_ms);
+  if (training.has_restored()) *status.mutable_restored() = training.restored();
+  SetState(rank, v1::RANK_STATE_TRAINING, "");
+}
+
+void AgentCore::OnHeld(Process* process, Rank* rank, const v1::RankHeld& held, AgentMoment now) {
+  if (Ended(rank->status.state())) return;
+  process->dropped_ms = now.wall_ms;
+  // It obeys; what is left to do may take its time again.
+  if (process->move_by) process->move_by = now.steady + options_.stop_grace;
+  rank->status.set_held_step(held.step());
+  rank->status.set_blamed_node(held.blamed_node());
   ++revision_;
-  if (rank->status.state() == v1::RANK_STATE_FAILED) return;  // its own words are the best
-  std::string message(how);
-  if (rank->kill_sent) message = rank->overstayed;
-  if (rank->finished_said && exit_code_zero) {
-    SetState(rank, v1::RANK_STATE_FINISHED, "");
-  } else if (rank->stop_sent) {
-    SetState(rank, v1::RANK_STATE_STOPPED,
-             absl::StrCat(shutdown_reason_.value_or("no longer wanted"), "; ", message));
-  } else if (rank->finished_said && !rank->kill_sent) {
-    SetState(rank, v1::RANK_STATE_FAILED, absl::StrCat("after it had finished it ", message));
-  } else if (exit_code_zero) {
-    SetState(rank, v1::RANK_STATE_FAILED, absl::StrCat(message, ", without having finished"));
-  } else {
-    SetState(rank, v1::RANK_STATE_FAILED, message);
+  SetState(rank, v1::RANK_STATE_HELD, held.message());
+}
+
+void AgentCore::OnDiagnosis(Process* process, const v1::RankEvent& event) {
+  if (!process->present) return;
+  const bool of_next = process->next && event.epoch() == process->next->epoch;
+  Rank& rank = ranks_.at(of_next ? *process->next : *process->present);
+  *rank.status.mutable_diagnosis() = event.diagnosis();
+  if (event.diagnosis().token() == process->diagnose_token) process->answer_by.reset();
+  ++revision_;
+}
+
+void AgentCore::OnInspected(ProcessId id, absl::string_view state, AgentMoment now) {
+  Process* process = Alive(id);
+  if (process == nullptr || !process->present) return;
+  v1::RankStatus& status = ranks_.at(*process->present).status;
+  v1::RankDiagnosis diagnosis;
+  diagnosis.set_token(process->diagnose_token);
+  if (status.has_last_step()) diagnosis.set_step(status.last_step().step() + 1);
+  if (status.diagnosis().step() == diagnosis.step()) {
+    diagnosis.set_instruction(status.diagnosis().instruction());
   }
+  diagnosis.set_seconds(absl::ToDoubleSeconds(now.steady - process->last_word.steady));
+  diagnosis.set_process(CutText(state, limits::kMaxTextBytes));
+  *status.mutable_diagnosis() = std::move(diagnosis);
+  ++revision_;
+}
+
+// The process belongs to the epoch that it was told of.
+void AgentCore::Move(Process* process, AgentMoment now) {
+  Rank& from = ranks_.at(*process->present);
+  Rank& to = ranks_.at(*process->next);
+  const std::string where = absl::StrCat("its process went on to epoch ", process->next->epoch);
+  from.process = 0;
+  if (!Ended(from.status.state())) SetState(&from, v1::RANK_STATE_MOVED, where);
+  to.listened = true;
+  const bool dropped = process->move_by || process->dropped_ms != 0;
+  if (dropped) {
+    Stamp(&v1::RankTimeline::fenced_ms, &v1::RankTimeline::set_fenced_ms, &to.status,
+          process->dropped_ms != 0 ? process->dropped_ms : now.wall_ms);
+  }
+  ++(to.at_boundary ? moves_at_boundary_ : moves_at_once_);
+  process->present = std::exchange(process->next, std::nullopt);
+  process->move_by.reset();
+  process->dropped_ms = 0;
+  ++revision_;
+}
+
+void AgentCore::OnChannelClosed(ProcessId id, const absl::Status& why, AgentMoment now) {
+  Process* process = Alive(id);
+  if (process == nullptr) return;
+  if (why.ok()) return ExpectEnd(process, now.steady, options_.exit_grace, "closed its channel");
+  // Nothing it says can be understood any more, and it can't be asked to stop either.
+  if (process->present && !process->stop_sent) {
+    Rank& rank = ranks_.at(*process->present);
+    if (!Ended(rank.status.state())) SetState(&rank, v1::RANK_STATE_FAILED, why.message());
+  }
+  ExpectEnd(process, now.steady, absl::ZeroDuration(), "broke its channel");
+}
+
+v1::RankState AgentCore::OnExited(ProcessId id, bool exit_code_zero, absl::string_view how) {
+  if (Alive(id) == nullptr) return v1::RANK_STATE_UNSPECIFIED;
+  const Process process = std::move(processes_.extract(id).mapped());
+  if (!process.present) {
+    if (!process.stop_sent) no_idle_.insert(process.device);
+    return v1::RANK_STATE_UNSPECIFIED;
+  }
+  ++revision_;
+  const std::string message = process.kill_sent ? process.overstayed : std::string(how);
+  Rank& rank = ranks_.at(*process.present);
+  rank.process = 0;
+  EndPresent(process, &rank, exit_code_zero, message);
+  if (process.next) {
+    Rank& next = ranks_.at(*process.next);
+    next.process = 0;
+    EndNext(process, &next, exit_code_zero, message);
+  }
+  return rank.status.state();
+}
+
+void AgentCore::EndPresent(const Process& process, Rank* rank, bool exit_code_zero,
+                           absl::string_view how) {
+  if (Ended(rank->status.state())) return;  // its own words are the best
+  if (process.finished_said && exit_code_zero) return SetState(rank, v1::RANK_STATE_FINISHED, "");
+  if (process.parked_said && exit_code_zero) return SetState(rank, v1::RANK_STATE_PARKED, "");
+  if (process.stop_sent) {
+    return SetState(rank, v1::RANK_STATE_STOPPED,
+                    absl::StrCat(shutdown_reason_.value_or(kNoLongerWanted), "; ", how));
+  }
+  if (process.leaves_for && exit_code_zero) {
+    return SetState(rank, v1::RANK_STATE_MOVED,
+                    absl::StrCat("left for epoch ", *process.leaves_for));
+  }
+  if (MayStartAgain(*rank)) return SetState(rank, v1::RANK_STATE_STARTING, "");
+  if (process.finished_said && !process.kill_sent) {
+    SetState(rank, v1::RANK_STATE_FAILED, absl::StrCat("after it had finished it ", how));
+  } else if (exit_code_zero && !process.kill_sent) {
+    SetState(rank, v1::RANK_STATE_FAILED, absl::StrCat(how, ", without having finished"));
+  } else {
+    SetState(rank, v1::RANK_STATE_FAILED, how);
+  }
+}
+
+void AgentCore::EndNext(const Process& process, Rank* rank, bool exit_code_zero,
+                        absl::string_view how) {
+  if (Ended(rank->status.state())) return;
+  const bool said = process.finished_said || process.parked_said;
+  if (process.stop_sent || (said && exit_code_zero)) {
+    return SetState(rank, v1::RANK_STATE_STOPPED,
+                    absl::StrCat("its process ended in epoch ", process.present->epoch, "; ", how));
+  }
+  if (MayStartAgain(*rank)) return SetState(rank, v1::RANK_STATE_STARTING, "");
+  SetState(rank, v1::RANK_STATE_FAILED,
+           absl::StrCat("its process ended in epoch ", process.present->epoch, ": ", how));
+}
+
+// A process that existed before it was told of the rank, and said nothing of it, was none.
+bool AgentCore::MayStartAgain(const Rank& rank) const {
+  return !rank.listened && !rank.spawned && !shutdown_reason_;
 }
 
 void AgentCore::SetState(Rank* rank, v1::RankState state, absl::string_view message) {
@@ -255,20 +363,27 @@ void AgentCore::SetState(Rank* rank, v1::RankState state, absl::string_view mess
   ++revision_;
 }
 
-void AgentCore::ExpectEnd(Rank* rank, absl::Duration now, absl::Duration grace,
+void AgentCore::ExpectEnd(Process* process, absl::Duration now, absl::Duration grace,
                           absl::string_view because) {
-  if (rank->end_by && *rank->end_by <= now + grace) return;
-  rank->end_by = now + grace;
-  rank->overstayed = absl::StrCat("killed: it ", because, " and was still there ",
-                                  absl::FormatDuration(grace), " later");
+  if (process->end_by && *process->end_by <= now + grace) return;
+  process->end_by = now + grace;
+  process->overstayed = absl::StrCat("killed: it ", because, " and was still there ",
+                                     absl::FormatDuration(grace), " later");
 }
 
 // --- The difference ---
 
-std::vector<AgentAction> AgentCore::Reconcile(absl::Duration now) {
-  std::vector<AgentAction> actions;
-  EndUnwanted(now, &actions);
-  StartAndConnect(&actions);
+std::vector<AgentAction> AgentCore::Reconcile(AgentMoment now) {
+  Actions actions;
+  for (auto& [id, process] : processes_) {
+    if (process.alive) Advance(id, &process, now, &actions);
+  }
+  ForgetUnlisted();
+  for (const RankId& id : desired_.ranks()) {
+    Rank& rank = ranks_.at(id);
+    if (rank.process == 0 && !Ended(rank.status.state())) MaybeStart(id, &rank, now, &actions);
+  }
+  KeepIdle(now, &actions);
   if (acted_version_ != desired_version_) {
     acted_version_ = desired_version_;
     ++revision_;
@@ -276,31 +391,192 @@ std::vector<AgentAction> AgentCore::Reconcile(absl::Duration now) {
   return actions;
 }
 
-void AgentCore::EndUnwanted(absl::Duration now, std::vector<AgentAction>* actions) {
+void AgentCore::Advance(ProcessId id, Process* process, AgentMoment now, Actions* actions) {
+  const bool unlisted = process->present && !desired_.Lists(*process->present);
+  if (!process->stop_sent) {
+    if (shutdown_reason_ || (process->end_by && unlisted)) {
+      Stop(id, process, now, actions);
+    } else if (!process->end_by && process->present) {
+      Steer(id, process, now, actions);
+    }
+  }
+  if (!process->stop_sent && !process->end_by && process->present) {
+    SendOrders(id, *process, actions);
+    SendPeers(id, process, actions);
+    Diagnose(id, process, now, actions);
+  }
+  EndOverdue(id, process, now, actions);
+}
+
+// Towards the epoch that its device's rank belongs to from now on or soon.
+void AgentCore::Steer(ProcessId id, Process* process, AgentMoment now, Actions* actions) {
+  const v1::DesiredJob* job = desired_.Find(process->present->job, process->present->epoch);
+  const bool listed = desired_.Lists(*process->present);
+  const bool at_boundary = listed && !job->hold();
+  if (const std::optional<RankId> next = SuccessorOf(id, *process)) {
+    const bool told = process->next == next;
+    if (!told || (ranks_.at(*next).at_boundary && !at_boundary)) {
+      Tell(id, process, *next, at_boundary, now, actions);
+    }
+    return;
+  }
+  if (!listed) return Stop(id, process, now, actions);
+  const auto later = desired_.Later(process->present->job, process->present->epoch);
+  if (!later.empty() && later[0]->plan().epoch() > process->told_epoch) {
+    TellToLeave(id, process, *later[0], actions);
+  }
+}
+
+std::optional<RankId> AgentCore::SuccessorOf(ProcessId id, const Process& process) const {
+  const RankId& present = *process.present;
+  for (const v1::DesiredJob* job : desired_.Later(present.job, present.epoch)) {
+    const uint64_t epoch = job->plan().epoch();
+    if (epoch < process.told_epoch) break;
+    for (const int32_t number : job->ranks()) {
+      const RankId next{present.job, epoch, number};
+      const Rank& rank = ranks_.at(next);
+      if (rank.device != process.device || Ended(rank.status.state())) continue;
+      if (rank.process == 0 || rank.process == id) return next;
+    }
+  }
+  return std::nullopt;
+}
+
+v1::RankCommand AgentCore::StartCommand(const v1::DesiredJob& job, int32_t rank,
+                                        bool at_boundary) const {
+  v1::RankCommand command;
+  v1::RankStart* start = command.mutable_start();
+  *start->mutable_plan() = job.plan();
+  start->set_rank(rank);
+  start->set_checkpoint_directory(job.checkpoint_directory());
+  start->set_bind_host(options_.node.address());
+  start->set_at_boundary(at_boundary);
+  return command;
+}
+
+void AgentCore::Tell(ProcessId id, Process* process, const RankId& next, bool at_boundary,
+                     AgentMoment now, Actions* actions) {
+  if (process->next && *process->next != next) {
+    Rank& dropped = ranks_.at(*process->next);
+    dropped.process = 0;
+    SetState(&dropped, v1::RANK_STATE_FAILED,
+             absl::StrCat("its process was told of epoch ", next.epoch, " instead"));
+  }
+  Rank& rank = ranks_.at(next);
+  rank.process = id;
+  rank.at_boundary = at_boundary;
+  rank.status.set_pid(process->pid);
+  Stamp(&v1::RankTimeline::started_ms, &v1::RankTimeline::set_started_ms, &rank.status,
+        now.wall_ms);
+  ++revision_;
+  process->next = next;
+  process->told_epoch = next.epoch;
+  process->leaves_for.reset();
+  process->last_word = now;
+  desired_.SetAsked(next);
+  const v1::DesiredJob* job = desired_.Find(next.job, next.epoch);
+  actions->push_back(
+      {Kind::kSend, id, process->device, next, StartCommand(*job, next.rank, at_boundary)});
+  process->move_by.reset();
+  if (at_boundary) return;
+  // One that listens for it already has nothing more to say before it is connected.
+  if (rank.listened) return Move(process, now);
+  process->move_by = now.steady + options_.stop_grace;
+}
+
+void AgentCore::TellToLeave(ProcessId id, Process* process, const v1::DesiredJob& later,
+                            Actions* actions) {
+  process->leaves_for = later.plan().epoch();
+  process->told_epoch = later.plan().epoch();
+  process->leave_peers_sent = false;
+  actions->push_back(
+      {Kind::kSend, id, process->device, std::nullopt, StartCommand(later, -1, true)});
+}
+
+void AgentCore::SendOrders(ProcessId id, const Process& process, Actions* actions) {
+  const RankId& present = *process.present;
+  const v1::DesiredJob* job = desired_.Find(present.job, present.epoch);
+  Rank& rank = ranks_.at(present);
+  if (job == nullptr || Ended(rank.status.state())) return;
+  // Being told of the next epoch at once says the same as a hold.
+  if (job->hold() && !rank.hold_sent && !process.move_by) {
+    rank.hold_sent = true;
+    AgentAction hold{Kind::kSend, id, process.device, present, {}};
+    hold.command.mutable_hold()->set_epoch(present.epoch);
+    hold.command.mutable_hold()->set_reason("the coordinator holds this epoch");
+    actions->push_back(std::move(hold));
+  }
+  if (job->park() && !rank.park_sent) {
+    rank.park_sent = true;
+    AgentAction park{Kind::kSend, id, process.device, present, {}};
+    park.command.mutable_park()->set_epoch(present.epoch);
+    actions->push_back(std::move(park));
+  }
+}
+
+void AgentCore::SendPeers(ProcessId id, Process* process, Actions* actions) {
+  const auto send = [&](const v1::DesiredJob* job, const std::optional<RankId>& rank, bool* sent) {
+    if (*sent || job == nullptr || job->peers_size() == 0) return;
+    *sent = true;
+    AgentAction action{Kind::kSend, id, process->device, rank, {}};
+    *action.command.mutable_peers()->mutable_peers() = job->peers();
+    action.command.mutable_peers()->set_epoch(job->plan().epoch());
+    actions->push_back(std::move(action));
+  };
+  for (const std::optional<RankId>& about : {process->present, process->next}) {
+    if (!about) continue;
+    Rank& rank = ranks_.at(*about);
+    if (rank.status.state() != v1::RANK_STATE_LISTENING) continue;
+    send(desired_.Find(about->job, about->epoch), about, &rank.peers_sent);
+  }
+  if (!process->leaves_for) return;
+  send(desired_.Find(process->present->job, *process->leaves_for), std::nullopt,
+       &process->leave_peers_sent);
+}
+
+void AgentCore::Diagnose(ProcessId id, Process* process, AgentMoment now, Actions* actions) {
+  uint64_t token = 0;
+  for (const std::optional<RankId>& about : {process->present, process->next}) {
+    const v1::DesiredJob* job = about ? desired_.Find(about->job, about->epoch) : nullptr;
+    if (job != nullptr && token == 0) token = job->diagnose();
+  }
+  if (token != 0 && token != process->diagnose_token) {
+    process->diagnose_token = token;
+    process->answer_by = now.steady + options_.diagnose_grace;
+    AgentAction ask{Kind::kSend, id, process->device, process->present, {}};
+    ask.command.mutable_diagnose()->set_token(token);
+    actions->push_back(std::move(ask));
+  } else if (process->answer_by && *process->answer_by <= now.steady) {
+    process->answer_by.reset();
+    actions->push_back({Kind::kInspect, id, process->device, process->present, {}});
+  }
+}
+
+void AgentCore::Stop(ProcessId id, Process* process, AgentMoment now, Actions* actions) {
+  process->stop_sent = true;
+  AgentAction stop{Kind::kSend, id, process->device, process->present, {}};
+  stop.command.mutable_stop()->set_reason(
+      shutdown_reason_.value_or("no longer wanted by the coordinator"));
+  actions->push_back(std::move(stop));
+  ExpectEnd(process, now.steady, options_.stop_grace, "was asked to stop");
+}
+
+void AgentCore::EndOverdue(ProcessId id, Process* process, AgentMoment now, Actions* actions) {
+  if (process->kill_sent) return;
+  if (process->move_by && *process->move_by <= now.steady) {
+    process->end_by = now.steady;
+    process->overstayed = absl::StrCat("killed: it was told of epoch ", process->told_epoch,
+                                       " and did not drop ", process->present->epoch, " within ",
+                                       absl::FormatDuration(options_.stop_grace));
+  }
+  if (!process->end_by || *process->end_by > now.steady) return;
+  process->kill_sent = true;
+  actions->push_back({Kind::kKill, id, process->device, process->present, {}});
+}
+
+void AgentCore::ForgetUnlisted() {
   for (auto it = ranks_.begin(); it != ranks_.end();) {
-    const RankId& id = it->first;
-    Rank& rank = it->second;
-    const bool wanted = IsWanted(id);
-    if (rank.process == Process::kNone && wanted && shutdown_reason_) {
-      rank.process = Process::kGone;
-      SetState(&rank, v1::RANK_STATE_STOPPED, *shutdown_reason_);
-    }
-    if (rank.process == Process::kAlive) {
-      if ((!wanted || shutdown_reason_) && !rank.stop_sent) {
-        rank.stop_sent = true;
-        AgentAction stop{Kind::kStop, id, {}};
-        stop.command.mutable_stop()->set_reason(
-            shutdown_reason_.value_or("no longer wanted by the coordinator"));
-        actions->push_back(std::move(stop));
-        ExpectEnd(&rank, now, options_.stop_grace, "was asked to stop");
-      }
-      if (rank.end_by && *rank.end_by <= now && !rank.kill_sent) {
-        rank.kill_sent = true;
-        actions->push_back({Kind::kKill, id, {}});
-      }
-    }
-    if (!wanted && (rank.process == Process::kNone || rank.process == Process::kGone)) {
-      actions->push_back({Kind::kForget, id, {}});
+    if (it->second.process == 0 && !desired_.Lists(it->first)) {
       ++revision_;
       it = ranks_.erase(it);
     } else {
@@ -309,64 +585,102 @@ void AgentCore::EndUnwanted(absl::Duration now, std::vector<AgentAction>* action
   }
 }
 
-void AgentCore::StartAndConnect(std::vector<AgentAction>* actions) {
-  for (const RankId& id : wanted_ranks_) {
-    Rank& rank = ranks_.at(id);
-    const v1::DesiredJob& job = *wanted_.at({id.job, id.epoch}).job;
-    if (rank.process == Process::kNone) MaybeStart(id, &rank, job, actions);
-    const bool needs_peers = rank.process == Process::kAlive && !rank.peers_sent &&
-                             rank.status.state() == v1::RANK_STATE_LISTENING;
-    if (needs_peers && job.peers_size() > 0 && !rank.stop_sent) {
-      rank.peers_sent = true;
-      AgentAction send{Kind::kSendPeers, id, {}};
-      *send.command.mutable_peers()->mutable_peers() = job.peers();
-      actions->push_back(std::move(send));
+bool AgentCore::Superseded(const RankId& id, const Rank& rank) const {
+  for (const v1::DesiredJob* job : desired_.Later(id.job, id.epoch)) {
+    for (const int32_t number : job->ranks()) {
+      const Rank& later = ranks_.at({id.job, job->plan().epoch(), number});
+      if (later.device == rank.device && !Ended(later.status.state())) return true;
     }
   }
+  return false;
 }
 
-void AgentCore::MaybeStart(const RankId& id, Rank* rank, const v1::DesiredJob& job,
-                           std::vector<AgentAction>* actions) {
-  const Rank* holder = DeviceHolder(rank->device);
-  if (holder != nullptr && holder->end_by) {
-    return SetState(rank, v1::RANK_STATE_STARTING,
-                    absl::StrCat("waits for device ", rank->device, " until ",
-                                 ToString(IdOf(holder->status)), " has ended"));
-  }
-  if (holder != nullptr) {
-    rank->process = Process::kGone;
+void AgentCore::MaybeStart(const RankId& id, Rank* rank, AgentMoment now, Actions* actions) {
+  if (shutdown_reason_) return SetState(rank, v1::RANK_STATE_STOPPED, *shutdown_reason_);
+  const v1::DesiredJob& job = *desired_.Find(id.job, id.epoch);
+  if (job.hold() || Superseded(id, *rank)) {
     return SetState(rank, v1::RANK_STATE_FAILED,
-                    absl::StrCat("device ", rank->device, " is taken by ",
-                                 ToString(IdOf(holder->status)), ", which is wanted as well"));
+                    absl::StrCat("FAILED_PRECONDITION: not started: no process runs it, and its "
+                                 "epoch is ",
+                                 job.hold() ? "on hold" : "about to end"));
   }
-  rank->process = Process::kStartAsked;
-  SetState(rank, v1::RANK_STATE_STARTING, "");
-  memory_.at(id.job).asked.insert(id.rank);
-  AgentAction start{Kind::kStart, id, {}};
-  v1::RankStart* command = start.command.mutable_start();
-  *command->mutable_plan() = job.plan();
-  command->set_rank(id.rank);
-  command->set_checkpoint_directory(job.checkpoint_directory());
-  command->set_bind_host(options_.node.address());
-  actions->push_back(std::move(start));
+  ProcessId holder_id = 0;
+  Process* holder = OnDevice(rank->device, &holder_id);
+  if (holder == nullptr) return Spawn(rank->device, &id, now, actions);
+  if (!holder->alive) return;  // told soon
+  const std::string who = holder->present ? ToString(*holder->present) : "an idle process";
+  if (holder->end_by) {
+    return SetState(rank, v1::RANK_STATE_STARTING,
+                    absl::StrCat("waits for device ", rank->device, " until ", who, " has ended"));
+  }
+  if (holder->present) {
+    return SetState(
+        rank, v1::RANK_STATE_FAILED,
+        absl::StrCat("device ", rank->device, " is taken by ", who, ", which is wanted as well"));
+  }
+  Adopt(id, rank, holder_id, holder, now);
+  rank->status.set_pid(holder->pid);
+  actions->push_back(
+      {Kind::kSend, holder_id, holder->device, id, StartCommand(job, id.rank, false)});
 }
 
-bool AgentCore::IsWanted(const RankId& id) const { return wanted_ranks_.contains(id); }
+// Books the rank on a process that runs nothing else.
+void AgentCore::Adopt(const RankId& id, Rank* rank, ProcessId process_id, Process* process,
+                      AgentMoment now) {
+  process->present = id;
+  process->told_epoch = id.epoch;
+  process->last_word = now;
+  rank->process = process_id;
+  desired_.SetAsked(id);
+  SetState(rank, v1::RANK_STATE_STARTING, "");
+  Stamp(&v1::RankTimeline::started_ms, &v1::RankTimeline::set_started_ms, &rank->status,
+        now.wall_ms);
+  ++revision_;
+}
 
-const AgentCore::Rank* AgentCore::DeviceHolder(int32_t device) const {
-  for (const auto& [id, rank] : ranks_) {
-    const bool has_process =
-        rank.process == Process::kStartAsked || rank.process == Process::kAlive;
-    if (rank.device == device && has_process) return &rank;
+void AgentCore::Spawn(int32_t device, const RankId* id, AgentMoment now, Actions* actions) {
+  const ProcessId process_id = ++last_process_;
+  Process& process = processes_[process_id];
+  process.device = device;
+  AgentAction spawn{Kind::kSpawn, process_id, device, std::nullopt, {}};
+  if (id != nullptr) {
+    Rank& rank = ranks_.at(*id);
+    Adopt(*id, &rank, process_id, &process, now);
+    rank.spawned = true;
+    spawn.rank = *id;
+    spawn.command = StartCommand(*desired_.Find(id->job, id->epoch), id->rank, false);
+  }
+  actions->push_back(std::move(spawn));
+}
+
+void AgentCore::KeepIdle(AgentMoment now, Actions* actions) {
+  if (shutdown_reason_ || !options_.keep_idle.value_or(options_.spare)) return;
+  for (const v1::Device& device : options_.node.devices()) {
+    ProcessId holder;
+    if (no_idle_.contains(device.index()) || OnDevice(device.index(), &holder) != nullptr) continue;
+    Spawn(device.index(), nullptr, now, actions);
+  }
+}
+
+AgentCore::Process* AgentCore::OnDevice(int32_t device, ProcessId* id) {
+  for (auto& [process_id, process] : processes_) {
+    if (process.device != device) continue;
+    *id = process_id;
+    return &process;
   }
   return nullptr;
 }
 
 std::optional<absl::Duration> AgentCore::NextDeadline() const {
   std::optional<absl::Duration> next;
-  for (const auto& [id, rank] : ranks_) {
-    if (rank.process != Process::kAlive || !rank.end_by || rank.kill_sent) continue;
-    if (!next || *rank.end_by < *next) next = rank.end_by;
+  const auto consider = [&next](const std::optional<absl::Duration>& deadline) {
+    if (deadline && (!next || *deadline < *next)) next = deadline;
+  };
+  for (const auto& [id, process] : processes_) {
+    if (!process.alive || process.kill_sent) continue;
+    consider(process.move_by);
+    consider(process.end_by);
+    if (!process.end_by) consider(process.answer_by);
   }
   return next;
 }
@@ -389,8 +703,14 @@ std::optional<v1::RankState> AgentCore::StateOf(const RankId& id) const {
 }
 
 bool AgentCore::AnyProcessAlive() const {
-  return std::any_of(ranks_.begin(), ranks_.end(),
-                     [](const auto& entry) { return entry.second.process == Process::kAlive; });
+  return std::any_of(processes_.begin(), processes_.end(),
+                     [](const auto& entry) { return entry.second.alive; });
+}
+
+int AgentCore::IdleProcesses() const {
+  return static_cast<int>(
+      std::count_if(processes_.begin(), processes_.end(),
+                    [](const auto& entry) { return entry.second.alive && !entry.second.present; }));
 }
 
 }  // namespace fathom

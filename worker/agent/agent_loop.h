@@ -1,6 +1,7 @@
 // Does what agent_core decides: one thread that waits (epoll) for ranks that speak or end, for a
 // new desired state, for the signal to end, and for the next deadline; tells the core; carries out
-// its actions; and hands out the report. Never waits for a rank.
+// its actions; and hands out the report, with health and preflight as others set them. Never waits
+// for a rank.
 //
 // The thread that calls Run starts the rank processes, and they die with it (rank_process.h).
 #ifndef FATHOM_WORKER_AGENT_AGENT_LOOP_H_
@@ -33,6 +34,8 @@ struct AgentLoopOptions {
   int stop_fd = -1;
   // Told after every change, on the loop's thread. `urgent`: more than step reports changed.
   std::function<void(const v1::NodeReport&, bool urgent)> publish;
+  // Told of each request with a new id, on the loop's thread: shall return at once. May be empty.
+  std::function<void(const v1::PreflightRequest&)> on_preflight = nullptr;
   // These outlive the loop.
   const RankLogs* rank_logs = nullptr;
   const Clock* clock = nullptr;
@@ -47,6 +50,11 @@ class AgentLoop {
   // The newest desired state; an older one not yet looked at is dropped. From any thread.
   void Desire(v1::DesiredState desired);
 
+  // What reports say of the node's health, and its newest preflight. From any thread. At once when
+  // fatal signals come or go, or a preflight's report changed; else with the next report.
+  void SetHealth(v1::NodeHealth health);
+  void SetPreflight(v1::PreflightReport preflight);
+
   // Until stop_fd is readable and no rank is left. UNAVAILABLE or the codes of ErrnoStatus: the
   // kernel refused what the loop itself rests on; ranks are killed then.
   absl::Status Run();
@@ -54,7 +62,8 @@ class AgentLoop {
  private:
   struct Running {
     RankProcess process;
-    uint64_t key;  // of its two entries in the epoll set
+    int32_t device;
+    std::vector<RankId> ranks;  // that it was told of, the newest last: where its log may be
     bool awaits_writable = false;
   };
 
@@ -62,13 +71,16 @@ class AgentLoop {
   absl::Status Wait();
   void Converge();
   void Do(const AgentAction& action);
-  absl::Status StartRank(const RankId& id, const v1::RankCommand& start);
-  void SendTo(const RankId& id, const v1::RankCommand& command);
-  void OnChannelReady(const RankId& id, uint32_t events);
-  void OnEnded(const RankId& id);
-  void Listen(const RankId& id, Running* running);
-  void WatchWritable(Running* running);
-  std::string DescribeEnd(const RankId& id, const RankExit& exit) const;
+  absl::Status Spawn(const AgentAction& action);
+  void SendTo(const AgentAction& action);
+  void OnChannelReady(ProcessId id, uint32_t events);
+  void OnEnded(ProcessId id);
+  void Listen(ProcessId id, Running* running);
+  void WatchWritable(ProcessId id, Running* running);
+  std::string Name(const Running& running) const;
+  std::string DescribeEnd(const Running& running, const RankExit& exit) const;
+  AgentMoment Now() const;
+  void Wake();
   void Publish();
   void TakeDesired();
   int WaitMs() const;
@@ -77,7 +89,12 @@ class AgentLoop {
   const std::string node_;
 
   absl::Mutex mutex_;
-  std::optional<v1::DesiredState> desired_;  // guarded by mutex_
+  // Guarded by mutex_.
+  std::optional<v1::DesiredState> desired_;
+  v1::NodeHealth health_;
+  std::optional<v1::PreflightReport> preflight_;
+  bool others_changed_ = false;  // health_ or preflight_
+  bool others_urgent_ = false;
 
   // Only the thread in Run.
   AgentCore core_;
@@ -86,9 +103,8 @@ class AgentLoop {
   bool stopping_ = false;
   bool steps_changed_ = true;
   uint64_t published_revision_ = 0;
-  uint64_t next_key_;
-  std::map<RankId, Running> running_;
-  std::map<uint64_t, RankId> by_key_;
+  std::string preflight_id_;  // of the newest request
+  std::map<ProcessId, Running> running_;
 };
 
 }  // namespace fathom

@@ -15,7 +15,9 @@ namespace fathom {
 namespace {
 
 constexpr std::array kStates = {v1::RANK_STATE_STARTING, v1::RANK_STATE_LISTENING,
-                                v1::RANK_STATE_TRAINING, v1::RANK_STATE_FINISHED,
+                                v1::RANK_STATE_LOADING,  v1::RANK_STATE_TRAINING,
+                                v1::RANK_STATE_HELD,     v1::RANK_STATE_MOVED,
+                                v1::RANK_STATE_FINISHED, v1::RANK_STATE_PARKED,
                                 v1::RANK_STATE_FAILED,   v1::RANK_STATE_STOPPED};
 
 // "training"
@@ -25,7 +27,8 @@ std::string Label(v1::RankState state) {
 
 bool HasProcess(v1::RankState state) {
   return state == v1::RANK_STATE_STARTING || state == v1::RANK_STATE_LISTENING ||
-         state == v1::RANK_STATE_TRAINING;
+         state == v1::RANK_STATE_LOADING || state == v1::RANK_STATE_TRAINING ||
+         state == v1::RANK_STATE_HELD;
 }
 
 }  // namespace
@@ -33,18 +36,26 @@ bool HasProcess(v1::RankState state) {
 AgentMetrics::AgentMetrics(MetricRegistry* registry) : registry_(registry) {
   registry_->Set(metrics::kCoordinatorConnected, 0);
   registry_->Add(metrics::kRankStarts, 0);
+  registry_->Add(metrics::kRankMoves, {"boundary"}, 0);
+  registry_->Add(metrics::kRankMoves, {"once"}, 0);
   registry_->Add(metrics::kReportsSent, 0);
   registry_->Add(metrics::kReconnects, 0);
 }
 
-void AgentMetrics::Show(const v1::NodeReport& report) {
+void AgentMetrics::Show(const v1::NodeReport& report, const Processes& processes) {
   absl::MutexLock lock(&mutex_);
+  registry_->Add(metrics::kRankMoves, {"boundary"},
+                 static_cast<double>(processes.moves_at_boundary - processes_.moves_at_boundary));
+  registry_->Add(metrics::kRankMoves, {"once"},
+                 static_cast<double>(processes.moves_at_once - processes_.moves_at_once));
   report_ = report;
+  processes_ = processes;
 }
 
 void AgentMetrics::Refresh() {
   absl::MutexLock lock(&mutex_);
   registry_->Set(metrics::kWorkerDevices, report_.node().devices_size());
+  registry_->Set(metrics::kWorkerIdleProcesses, processes_.idle);
   std::map<v1::RankState, int> counts;
   std::set<Series> shown;
   // In order of epochs within a job, so the newest one stays.

@@ -3,6 +3,7 @@
 #ifndef FATHOM_WORKER_AGENT_AGENT_METRICS_H_
 #define FATHOM_WORKER_AGENT_AGENT_METRICS_H_
 
+#include <cstdint>
 #include <set>
 #include <string>
 #include <utility>
@@ -19,11 +20,17 @@ class AgentMetrics {
   // `registry` outlives this.
   explicit AgentMetrics(MetricRegistry* registry);
 
+  // What the report doesn't say of the processes.
+  struct Processes {
+    int idle = 0;
+    int64_t moves_at_boundary = 0;  // since the start, as below
+    int64_t moves_at_once = 0;
+  };
   // The newest report.
-  void Show(const v1::NodeReport& report);
+  void Show(const v1::NodeReport& report, const Processes& processes);
 
   void RankStarted();
-  void RankExited(absl::string_view how);  // "finished", "failed", "stopped" or "signal"
+  void RankExited(absl::string_view how);  // "finished", "failed", "signal" and such
   void StreamState(bool open);
   void ReportSent();
 
@@ -42,6 +49,7 @@ class AgentMetrics {
   MetricRegistry* const registry_;
   absl::Mutex mutex_;
   v1::NodeReport report_;   // guarded by mutex_
+  Processes processes_;     // guarded by mutex_
   std::set<Series> shown_;  // guarded by mutex_
 };
 

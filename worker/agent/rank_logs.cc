@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <filesystem>
+#include <system_error>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -64,11 +66,43 @@ RankLogs::RankLogs(const std::string& state_directory)
 
 absl::StatusOr<int> RankLogs::OpenForAppend(const RankId& id) const {
   FATHOM_RETURN_IF_ERROR(EnsureDirectory(folder_));
+  const bool is_new = !OpenEpoch(folder_, id, false).ok();
   FATHOM_ASSIGN_OR_RETURN(const UniqueFd epoch, OpenEpoch(folder_, id, true));
+  if (is_new) Prune(id.job, id.epoch);
   const int fd = ::openat(epoch.get(), FileName(id).c_str(),
                           O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0644);
   if (fd < 0) return ErrnoStatus(errno, "create the log of", ToString(id));
   return fd;
+}
+
+absl::StatusOr<std::string> RankLogs::Create(const RankId& id) const {
+  FATHOM_ASSIGN_OR_RETURN(const int fd, OpenForAppend(id));
+  const UniqueFd owned(fd);
+  return absl::StrCat(folder_, "/", id.job.value(), "/", id.epoch, "/", FileName(id));
+}
+
+absl::StatusOr<int> RankLogs::OpenIdle(int32_t device) const {
+  FATHOM_RETURN_IF_ERROR(EnsureDirectory(folder_));
+  FATHOM_ASSIGN_OR_RETURN(const UniqueFd root, OpenRoot(folder_));
+  const std::string name = absl::StrCat("idle-", device, ".log");
+  const int fd = ::openat(root.get(), name.c_str(),
+                          O_WRONLY | O_APPEND | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
+  if (fd < 0) return ErrnoStatus(errno, "create the log", name);
+  return fd;
+}
+
+// What can't be removed stays: room is all it costs.
+void RankLogs::Prune(const JobId& job, uint64_t made) const {
+  const absl::StatusOr<std::vector<uint64_t>> epochs = Epochs(job);
+  if (!epochs.ok()) return;
+  const size_t surplus = epochs->size() > kEpochLogsKept ? epochs->size() - kEpochLogsKept : 0;
+  for (size_t i = 0; i < surplus; ++i) {
+    if ((*epochs)[i] == made) continue;
+    std::error_code ignored;
+    // Links inside are removed, not followed; the folder's own name is a number.
+    std::filesystem::remove_all(absl::StrCat(folder_, "/", job.value(), "/", (*epochs)[i]),
+                                ignored);
+  }
 }
 
 absl::StatusOr<RankLogs::Piece> RankLogs::Read(const RankId& id, int64_t from,

@@ -1,6 +1,7 @@
 // Where the ranks' standard output and error go: <state directory>/logs/<job
-// id>/<epoch>/rank-<n>.log, one file per rank process, appended to by the rank itself, so a log is
-// whole whatever becomes of the daemon. Files stay until the operator deletes them.
+// id>/<epoch>/rank-<n>.log, one file per rank, appended to by the rank itself, so a log is whole
+// whatever becomes of the daemon. A process without a rank yet writes to logs/idle-<device>.log. Of
+// each job the newest kEpochLogsKept epochs are kept; jobs stay until the operator deletes them.
 //
 // Job ids come from the network: they are checked by IsSafeJobId, and no symbolic link below the
 // logs folder is followed. Safe to use from several threads.
@@ -23,11 +24,19 @@ class RankLogs {
   static constexpr int kTailLines = 8;
   static constexpr int kTailBytes = 2048;
 
+  static constexpr int kEpochLogsKept = 20;
+
   explicit RankLogs(const std::string& state_directory);
 
   // A descriptor to append to, closed on exec; creates folders and file. The caller closes it.
   // INVALID_ARGUMENT: no safe job id. Codes of ErrnoStatus.
   absl::StatusOr<int> OpenForAppend(const RankId& id) const;
+
+  // Creates folders and file; returns the file's path, for the rank to append to. Codes as above.
+  absl::StatusOr<std::string> Create(const RankId& id) const;
+
+  // As OpenForAppend, for a process without a rank; empties what an earlier one wrote.
+  absl::StatusOr<int> OpenIdle(int32_t device) const;
 
   struct Piece {
     std::string bytes;
@@ -44,6 +53,8 @@ class RankLogs {
   std::string Tail(const RankId& id) const;
 
  private:
+  void Prune(const JobId& job, uint64_t made) const;
+
   const std::string folder_;
 };
 
