@@ -59,6 +59,15 @@ absl::Status ChannelSender::SendPieces(absl::Span<const absl::Span<const std::by
   return absl::OkStatus();
 }
 
+absl::StatusOr<bool> ChannelSender::Ready() {
+  const uint64_t slots = static_cast<uint64_t>(place_.spec.slots);
+  if (sent_ < slots) return true;
+  absl::StatusOr<bool> ready =
+      window_->Poll(place_.spec.to, place_.credit_signal, sent_ - slots + 1);
+  if (!ready.ok()) return WithContext(ready.status(), Name(place_.spec));
+  return ready;
+}
+
 ChannelReceiver::ChannelReceiver(Window* window, ChannelPlace place)
     : window_(window), place_(std::move(place)) {
   FATHOM_CHECK(place_.spec.to == window_->rank()) << Name(place_.spec);
@@ -79,6 +88,13 @@ absl::StatusOr<absl::Span<const std::byte>> ChannelReceiver::Receive() {
   }
   ++received_;
   return absl::Span<const std::byte>(slot + kSlotHeaderBytes, bytes);
+}
+
+absl::StatusOr<bool> ChannelReceiver::Ready() {
+  absl::StatusOr<bool> ready =
+      window_->Poll(place_.spec.from, place_.arrived_signal, received_ + 1);
+  if (!ready.ok()) return WithContext(ready.status(), Name(place_.spec));
+  return ready;
 }
 
 absl::Status ChannelReceiver::Release() {

@@ -29,6 +29,9 @@ class ChannelSender {
   // The same of several pieces laid one after another.
   absl::Status SendPieces(absl::Span<const absl::Span<const std::byte>> pieces);
 
+  // Whether the next message would be sent without waiting. Errors as Window::Poll.
+  absl::StatusOr<bool> Ready();
+
   const ChannelSpec& spec() const { return place_.spec; }
 
  private:
@@ -45,6 +48,8 @@ class ChannelReceiver {
   // to the number of slots (more is a broken invariant: none could arrive). DATA_LOSS: the sender
   // wrote an impossible length; else as Window::Wait.
   absl::StatusOr<absl::Span<const std::byte>> Receive();
+  // Whether the next Receive would return without waiting. Errors as Window::Poll.
+  absl::StatusOr<bool> Ready();
   // Gives back the slot of the oldest message still held.
   absl::Status Release();
 

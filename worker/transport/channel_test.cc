@@ -137,6 +137,33 @@ TEST(Channel, ReceiverThatNeverReleases_EndsTheSendAtItsDeadline) {
   });
 }
 
+TEST_P(ChannelOver, Ready_SaysWhetherSendAndReceiveWouldWait) {
+  const ChannelLayout layout =
+      *LayOutChannels(2, {{"both", 0, 1, 2, 8}, {"go", 0, 1, 1, 8}, {"back", 1, 0, 1, 8}});
+  RunRanks(GetParam(), SizesOf(layout), [&](Window& window) {
+    ChannelSet channels(&window, layout);
+    if (window.rank() == 0) {
+      ChannelSender* out = channels.sender("both", 1);
+      for (int i = 0; i < 2; ++i) {
+        EXPECT_TRUE(*out->Ready());
+        ASSERT_TRUE(out->Send({}).ok());
+      }
+      EXPECT_FALSE(*out->Ready());
+      ASSERT_TRUE(channels.sender("go", 1)->Send({}).ok());
+      ASSERT_TRUE(channels.receiver("back", 1)->Receive().ok());
+      EXPECT_TRUE(*out->Ready());
+    } else {
+      ChannelReceiver* in = channels.receiver("both", 0);
+      ASSERT_TRUE(channels.receiver("go", 0)->Receive().ok());
+      ASSERT_TRUE(in->Receive().ok());
+      ASSERT_TRUE(in->Receive().ok());
+      EXPECT_FALSE(*in->Ready());
+      EXPECT_TRUE(in->Release().ok());
+      ASSERT_TRUE(channels.sender("back", 0)->Send({}).ok());
+    }
+  });
+}
+
 TEST(ChannelSetDeathTest, ChannelOutsideTheLayout_IsABrokenInvariant) {
   const ChannelLayout layout = LayOutChannels(1, {}).value();
   RunRanks(OneNode(1), SizesOf(layout), [&](Window& window) {
@@ -183,6 +210,7 @@ class SlowWindow : public Window {
   absl::Status Put(int, uint64_t, absl::Span<const std::byte>) override { return Take(1); }
   absl::Status Signal(int, uint32_t) override { return Take(2); }
   absl::Status Wait(int, uint32_t, uint64_t) override { return Take(4); }
+  absl::StatusOr<bool> Poll(int, uint32_t, uint64_t) override { return true; }
   void Abort(absl::Status) override {}
 
  private:

@@ -97,4 +97,11 @@ absl::Status FaultyWindow::Wait(int peer, uint32_t index, uint64_t value) {
   return window_->Wait(peer, index, value);
 }
 
+absl::StatusOr<bool> FaultyWindow::Poll(int peer, uint32_t index, uint64_t value) {
+  if (peer >= 0 && peer < size() && ways_[static_cast<size_t>(peer)].cut) {
+    return absl::UnavailableError(absl::StrCat("the way to rank ", peer, " is cut"));
+  }
+  return window_->Poll(peer, index, value);
+}
+
 }  // namespace fathom::transport

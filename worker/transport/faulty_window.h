@@ -43,6 +43,7 @@ class FaultyWindow final : public Window {
   absl::Status Put(int peer, uint64_t offset, absl::Span<const std::byte> bytes) override;
   absl::Status Signal(int peer, uint32_t index) override;
   absl::Status Wait(int peer, uint32_t index, uint64_t value) override;
+  absl::StatusOr<bool> Poll(int peer, uint32_t index, uint64_t value) override;
   void Abort(absl::Status status) override { window_->Abort(std::move(status)); }
 
  private:

@@ -56,4 +56,8 @@ absl::Status MeteredWindow::Wait(int peer, uint32_t index, uint64_t value) {
   return status;
 }
 
+absl::StatusOr<bool> MeteredWindow::Poll(int peer, uint32_t index, uint64_t value) {
+  return window_->Poll(peer, index, value);
+}
+
 }  // namespace fathom::transport

@@ -52,6 +52,7 @@ class RoutedWindow : public Window {
   absl::Status Put(int peer, uint64_t offset, absl::Span<const std::byte> bytes) override;
   absl::Status Signal(int peer, uint32_t index) override;
   absl::Status Wait(int peer, uint32_t index, uint64_t value) override;
+  absl::StatusOr<bool> Poll(int peer, uint32_t index, uint64_t value) override;
   void Abort(absl::Status status) override;
 
  private:
@@ -215,6 +216,19 @@ absl::Status RoutedWindow::Wait(int peer, uint32_t index, uint64_t value) {
   if (outcome == Segment::Outcome::kInterrupted) return GoneStatus(peer, doing);
   return absl::DeadlineExceededError(absl::StrCat(
       Name(peer), " gave no answer for ", absl::FormatDuration(wait_timeout_), "; ", doing));
+}
+
+absl::StatusOr<bool> RoutedWindow::Poll(int peer, uint32_t index, uint64_t value) {
+  FATHOM_RETURN_IF_ERROR(CheckUse(peer));
+  if (index >= own_->signal_count()) {
+    return absl::InvalidArgumentError(absl::StrCat("this rank, ", rank_, ", has no signal ", index,
+                                                   " but ", own_->signal_count()));
+  }
+  // Its life first: what it raised before its end counts.
+  const bool gone = peers_[peer].life.load(std::memory_order_acquire) != Life::kPresent;
+  if (own_->value(index) >= value) return true;
+  if (gone) return GoneStatus(peer, absl::StrCat("looking at signal ", index));
+  return false;
 }
 
 void RoutedWindow::Abort(absl::Status status) {

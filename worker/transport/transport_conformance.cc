@@ -187,6 +187,25 @@ TEST_P(TransportConformance, SilentPeer_EndsTheWaitAtItsDeadlineByName) {
   });
 }
 
+TEST_P(TransportConformance, Poll_TellsWithoutWaitingWhetherASignalHasArrived) {
+  const int n = GetParam().ranks();
+  RunRanks(GetParam(), EqualSizes(n, 64, 2), [&](Window& window) {
+    const int next = (window.rank() + 1) % n;
+    const int before = (window.rank() + n - 1) % n;
+    const absl::StatusOr<bool> never = window.Poll(before, 0, 2);
+    ASSERT_TRUE(never.ok()) << never.status();
+    EXPECT_FALSE(*never);
+    ASSERT_TRUE(window.Signal(next, 0).ok());
+    ASSERT_TRUE(window.Wait(before, 0, 1).ok());
+    EXPECT_TRUE(*window.Poll(before, 0, 1));
+    EXPECT_EQ(window.Poll(before, 2, 1).status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(window.Poll(n, 0, 1).status().code(), absl::StatusCode::kInvalidArgument);
+    // Nobody leaves before all have looked.
+    ASSERT_TRUE(window.Signal(next, 1).ok());
+    ASSERT_TRUE(window.Wait(before, 1, 1).ok());
+  });
+}
+
 TEST_P(TransportConformance, Abort_WakesTheWaiterAndStays) {
   RunRanks(GetParam(), EqualSizes(GetParam().ranks(), 64, 1), [&](Window& window) {
     const int peer = (window.rank() + 1) % window.size();

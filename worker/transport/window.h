@@ -15,6 +15,7 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 
 namespace fathom::transport {
@@ -42,6 +43,10 @@ class Window {
   // DEADLINE_EXCEEDED (names the peer, its node and how long), UNAVAILABLE (the peer is gone),
   // or what Abort gave.
   virtual absl::Status Wait(int peer, uint32_t index, uint64_t value) = 0;
+
+  // The same without waiting: whether the signal has got there. UNAVAILABLE, or what Abort gave, as
+  // Wait would say.
+  virtual absl::StatusOr<bool> Poll(int peer, uint32_t index, uint64_t value) = 0;
 
   // Makes every wait, now and later, return this status. May be called from any thread.
   virtual void Abort(absl::Status status) = 0;

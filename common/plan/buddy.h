@@ -1,0 +1,21 @@
+// Who keeps whose state: every rank's buddy holds the newest snapshots of its shard. Pure.
+//
+// The ranks, ordered by node, are rotated by the largest number of ranks on one node, so that a
+// rank's buddy is on another node whenever no node has more than half of them. It is a permutation:
+// each rank is the buddy of exactly one.
+#ifndef FATHOM_COMMON_PLAN_BUDDY_H_
+#define FATHOM_COMMON_PLAN_BUDDY_H_
+
+#include "proto/fathom/v1/plan.pb.h"
+
+namespace fathom::plan {
+
+// Who keeps this rank's state; -1 in a job of one rank.
+int BuddyOf(const v1::Plan& plan, int rank);
+
+// The rank whose state this one keeps; -1 in a job of one rank.
+int WardOf(const v1::Plan& plan, int rank);
+
+}  // namespace fathom::plan
+
+#endif  // FATHOM_COMMON_PLAN_BUDDY_H_
