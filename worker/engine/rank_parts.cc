@@ -121,6 +121,11 @@ absl::StatusOr<transport::ChannelLayout> PlanChannels(const v1::Plan& plan) {
   FATHOM_RETURN_IF_ERROR(AddPipelineChannels(plan, &specs));
   FATHOM_RETURN_IF_ERROR(AddExchangeChannels(plan, &specs));
   AddGroupChannels(plan, &specs);
+  FATHOM_ASSIGN_OR_RETURN(const std::shared_ptr<const StateLayout> layout,
+                          StateLayout::FromPlan(plan));
+  for (transport::ChannelSpec& spec : SnapshotStream::Channels(plan, *layout)) {
+    specs.push_back(std::move(spec));
+  }
   return transport::LayOutChannels(plan.ranks_size(), std::move(specs));
 }
 
@@ -221,7 +226,8 @@ absl::Status ConnectRank(const transport::ChannelLayout& layout,
                          const Clock* clock, StateMemory* memory) {
   const v1::Plan& plan = parts->plan;
   const int rank = parts->rank;
-  parts->memory = memory;
+  if (memory == nullptr) parts->own_memory = std::make_unique<StateMemory>();
+  parts->memory = memory != nullptr ? memory : parts->own_memory.get();
   parts->window = std::make_unique<transport::MeteredWindow>(std::move(window), clock);
   parts->channels = std::make_unique<transport::ChannelSet>(parts->window.get(), layout);
   const auto group = [&](const std::string& name, std::vector<int> members) {
@@ -242,11 +248,12 @@ absl::Status ConnectRank(const transport::ChannelLayout& layout,
                                                ActivationType(parts->recipe), DType::kF32);
   FATHOM_RETURN_IF_ERROR(BuildStages(parts));
   FATHOM_ASSIGN_OR_RETURN(parts->state_layout, StateLayout::FromPlan(plan));
-  StateMemory alone;  // lets go of the buffers, which the optimizer then holds on its own
   parts->optimizer = std::make_unique<Optimizer>(
       parts->ops.get(), parts->store.get(), parts->dense.get(), parts->experts.get(), parts->recipe,
-      (memory != nullptr ? memory : &alone)->OwnBuffers(parts->state_layout, rank, parts->ops),
-      plan.epoch());
+      parts->memory->OwnBuffers(parts->state_layout, rank, parts->ops), plan.epoch());
+  parts->snapshots = std::make_unique<SnapshotStream>(plan, rank, parts->state_layout,
+                                                      parts->channels.get(), parts->memory, clock);
+  parts->executor->SetBetween([parts] { return parts->snapshots->Pump(); });
   return absl::OkStatus();
 }
 

@@ -19,6 +19,7 @@
 #include "worker/engine/exchange_adapter.h"
 #include "worker/engine/optimizer.h"
 #include "worker/engine/schedule_executor.h"
+#include "worker/engine/snapshot.h"
 #include "worker/engine/state_memory.h"
 #include "worker/engine/step_meter.h"
 #include "worker/model/parameter_store.h"
@@ -48,7 +49,8 @@ struct RankParts {
   std::shared_ptr<kernels::Ops> ops;
   std::unique_ptr<StepMeter> meter;
   std::shared_ptr<const StateLayout> state_layout;
-  StateMemory* memory = nullptr;  // of the process; outlives the parts
+  std::unique_ptr<StateMemory> own_memory;  // where the process has none
+  StateMemory* memory = nullptr;            // never null once connected
   std::unique_ptr<transport::MeteredWindow> window;
   std::unique_ptr<transport::ChannelSet> channels;
   std::unique_ptr<transport::Group> world;    // every rank of the job
@@ -58,6 +60,7 @@ struct RankParts {
   std::vector<std::unique_ptr<model::ExpertExchange>> exchanges;  // by direction
   std::vector<std::unique_ptr<model::Stage>> stages;              // by direction
   std::unique_ptr<Optimizer> optimizer;
+  std::unique_ptr<SnapshotStream> snapshots;
   std::unique_ptr<ScheduleExecutor> executor;
   std::unique_ptr<DataReader> data;
 
@@ -74,8 +77,8 @@ absl::StatusOr<std::unique_ptr<RankParts>> PrepareRank(const v1::Plan& plan, int
                                                        std::unique_ptr<kernels::Ops> ops,
                                                        const Clock* clock);
 
-// The rest, over the connected window of this rank. The optimizer's state lies in `memory`, which
-// may be null: then it goes with the parts.
+// The rest, over the connected window of this rank. State lies in `memory`, which outlives the
+// parts; where it is null, state goes with the parts.
 absl::Status ConnectRank(const transport::ChannelLayout& layout,
                          std::unique_ptr<transport::Window> window, RankParts* parts,
                          const Clock* clock, StateMemory* memory = nullptr);

@@ -81,6 +81,7 @@ absl::StatusOr<ScheduleLosses> ScheduleExecutor::Run(absl::Span<const schedule::
           RunToEnd(instruction.first,
                    instruction.first.kind == OpKind::kForward ? Part::kForward : Part::kBackward);
     }
+    if (status.ok() && between_ != nullptr) status = between_();
     FATHOM_RETURN_IF_ERROR(WithContext(status, schedule::ToString(instruction)));
   }
   FATHOM_CHECK(deferred_.empty()) << deferred_.size() << " deferred weight gradients left";

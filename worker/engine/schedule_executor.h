@@ -11,6 +11,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -52,6 +53,9 @@ class ScheduleExecutor {
   ScheduleExecutor(const ScheduleExecutor&) = delete;
   ScheduleExecutor& operator=(const ScheduleExecutor&) = delete;
 
+  // Called after every instruction; an error of it ends the run.
+  void SetBetween(std::function<absl::Status()> between) { between_ = std::move(between); }
+
   // Runs the list to its end. With keep == false the forwards keep nothing (validation).
   // Errors are those of the transport; the step is then lost and the executor is not used again.
   absl::StatusOr<ScheduleLosses> Run(absl::Span<const schedule::Instruction> list,
@@ -70,6 +74,7 @@ class ScheduleExecutor {
 
   // Constant.
   const std::vector<Chunk> chunks_;
+  std::function<absl::Status()> between_;
   kernels::Ops* const ops_;
   StepMeter* const meter_;
   kernels::Matrix output_;      // [T, D] of the forward that runs

@@ -11,7 +11,6 @@
 namespace fathom::engine {
 namespace {
 
-constexpr size_t kHashChunkBytes = size_t{1} << 20;
 constexpr size_t kHeldMax = 2;
 
 // The state to write over: one that isn't whole, else the oldest.
@@ -24,8 +23,8 @@ std::shared_ptr<ShardState> Oldest(const std::vector<std::shared_ptr<ShardState>
 
 uint64_t HashState(absl::Span<const std::byte> bytes) {
   uint64_t hash = 0;
-  for (size_t at = 0; at < bytes.size(); at += kHashChunkBytes) {
-    const absl::Span<const std::byte> chunk = bytes.subspan(at, kHashChunkBytes);
+  for (size_t at = 0; at < bytes.size(); at += kStateChunkBytes) {
+    const absl::Span<const std::byte> chunk = bytes.subspan(at, kStateChunkBytes);
     hash = Xxh64(chunk.data(), chunk.size(), hash);
   }
   return hash;

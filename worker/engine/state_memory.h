@@ -28,6 +28,9 @@ namespace fathom::engine {
 
 inline constexpr int64_t kNotWhole = -1;
 
+// What a state is sent and hashed in.
+inline constexpr int64_t kStateChunkBytes = int64_t{256} << 10;
+
 // XXH64 over the bytes, chunk after chunk, each chunk's hash seeding the next.
 uint64_t HashState(absl::Span<const std::byte> bytes);
 

@@ -5,6 +5,7 @@
 #include <limits>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status_util.h"
 #include "worker/engine/expert_balance.h"
@@ -17,6 +18,8 @@ namespace {
 // Of each rank, in the sum at a step's end: 1 if ready to leave, by how many epochs, its square;
 // 1 if asked to park.
 constexpr size_t kWishes = 4;
+// 1 from each rank that found weights changed.
+constexpr size_t kFindings = 1;
 
 // A file system's error with a code that can't be taken for a peer's.
 absl::Status OwnFault(const absl::Status& error) {
@@ -54,7 +57,8 @@ TrainLoop::TrainLoop(RankParts* parts, CheckpointWriter* checkpoints, const Cloc
       checkpoints_(checkpoints),
       clock_(clock),
       observer_(observer),
-      training_(parts->plan.spec().training()) {}
+      training_(parts->plan.spec().training()),
+      weights_check_(parts) {}
 
 absl::StatusOr<TrainEnd> TrainLoop::Run() {
   FATHOM_RETURN_IF_ERROR(Restore());
@@ -65,7 +69,9 @@ absl::StatusOr<TrainEnd> TrainLoop::Run() {
   const int64_t save_every = parts_->plan.spec().checkpoint().every_steps();
   const int64_t validate_every = training_.validation_every();
   while (steps_done_ < training_.steps()) {
-    FATHOM_RETURN_IF_ERROR(WithContext(RunStep(), absl::StrCat("step ", steps_done_ + 1)));
+    const absl::Status stepped = RunStep();
+    if (!stepped.ok() && absl::StartsWith(stepped.message(), kCorruption)) return stepped;
+    FATHOM_RETURN_IF_ERROR(WithContext(stepped, absl::StrCat("step ", steps_done_ + 1)));
     const bool last = steps_done_ == training_.steps();
     if (last || (validate_every > 0 && steps_done_ % validate_every == 0)) {
       parts_->meter->At("validation");
@@ -76,6 +82,7 @@ absl::StatusOr<TrainEnd> TrainLoop::Run() {
     if (boundary_.park) return SaveAndEnd(TrainEnd::Kind::kParked);
     if (boundary_.next_epoch != 0) {
       FATHOM_RETURN_IF_ERROR(PublishCheckpointWhenDurable(/*wait=*/true));
+      FATHOM_RETURN_IF_ERROR(SnapshotNow());
       return TrainEnd{TrainEnd::Kind::kMoved, steps_done_, boundary_.next_epoch, ""};
     }
     if (save_every > 0 && steps_done_ % save_every == 0) checkpoint_due_ = true;
@@ -96,6 +103,8 @@ absl::StatusOr<TrainEnd> TrainLoop::SaveAndEnd(TrainEnd::Kind kind) {
       // Published is published, even if a peer is gone before it could hear of it.
       if (last_checkpoint_ != steps_done_) {
         const std::string context = absl::StrCat("checkpoint of step ", steps_done_);
+        // All know that it failed, and none goes on: they leave together.
+        if (agreed.ok()) parts_->world->Barrier().IgnoreError();
         const absl::Status own =
             checkpoints_->error().ok() ? publish_error_ : checkpoints_->error();
         if (!own.ok()) return WithContext(OwnFault(own), context);
@@ -124,6 +133,7 @@ absl::Status TrainLoop::Restore() {
   optimizer.RoundMasters();
   FATHOM_RETURN_IF_ERROR(optimizer.GatherWeights());
   for (model::Stage* stage : parts_->stages_in_order()) stage->RefreshWeights();
+  weights_check_.Remember(steps_done_);
   parts_->meter->SetStepsDone(steps_done_);
   // Nobody begins a step before every rank has all its weights.
   return parts_->world->Barrier();
@@ -141,6 +151,26 @@ absl::StatusOr<std::string> TrainLoop::ManifestToRestore() {
   return newest > named.step() ? checkpoints_->ManifestPath(newest) : named.manifest();
 }
 
+// The state after the last step goes to the buddy while this one runs. An epoch's first one always
+// does, because buddies may be others than before.
+void TrainLoop::BeginSnapshot() {
+  const v1::Recovery& recovery = parts_->plan.spec().recovery();
+  const int64_t every = recovery.has_snapshot_every_steps() ? recovery.snapshot_every_steps() : 1;
+  if (every == 0 || (!first_step_ && steps_done_ % every != 0)) return;
+  // The optimizer's own buffers hold the newest two steps only.
+  if (every > 1) parts_->memory->RetainCopy(*parts_->optimizer->current());
+  parts_->snapshots->Begin(parts_->optimizer->current());
+}
+
+absl::Status TrainLoop::SnapshotNow() {
+  parts_->meter->At("snapshot");
+  if (parts_->snapshots->finished_step() != steps_done_) {
+    parts_->snapshots->Begin(parts_->optimizer->current());
+    FATHOM_RETURN_IF_ERROR(parts_->snapshots->Finish());
+  }
+  return parts_->world->Barrier();
+}
+
 absl::Status TrainLoop::RunStep() {
   const absl::Duration start = clock_->Steady();
   StepMeter& meter = *parts_->meter;
@@ -148,6 +178,7 @@ absl::Status TrainLoop::RunStep() {
   meter.At("read samples");
   parts_->window->Reset();
   FATHOM_RETURN_IF_ERROR(parts_->data->ReadTraining(steps_done_, parts_->lane, &batch_));
+  BeginSnapshot();
   parts_->store->ZeroGradients();
   for (model::Stage* stage : parts_->stages_in_order()) stage->ResetExpertLoads();
 
@@ -161,8 +192,14 @@ absl::Status TrainLoop::RunStep() {
     StepMeter::Scope scope(&meter, Part::kReduce);
     meter.At("reduce gradients");
     FATHOM_RETURN_IF_ERROR(parts_->optimizer->ReduceGradients());
+    // Before the sum: once it is formed, every shard of the last step is on two nodes, and the one
+    // before it may be written over.
+    meter.At("snapshot");
+    FATHOM_RETURN_IF_ERROR(parts_->snapshots->Finish());
     meter.At("sum over ranks");
     FATHOM_ASSIGN_OR_RETURN(totals, SumOverRanks(losses_));
+    if (first_step_) parts_->memory->DropForeign();
+    first_step_ = false;
   }
   FATHOM_RETURN_IF_ERROR(UpdateWeights(totals));
   ++steps_done_;
@@ -177,7 +214,12 @@ absl::StatusOr<std::vector<double>> TrainLoop::SumExpertLoads() {
     const absl::Span<const int64_t> own = stage->expert_loads();
     loads.insert(loads.end(), own.begin(), own.end());
   }
+  const size_t places = weights_check_.places();
+  loads.resize(loads.size() + places);
+  weights_check_.Fill(absl::MakeSpan(loads).last(places));
   FATHOM_RETURN_IF_ERROR(parts_->dense->AllReduceSum(absl::MakeSpan(loads)));
+  weights_check_.Examine(absl::MakeConstSpan(loads).last(places));
+  loads.resize(loads.size() - places);
   return loads;
 }
 
@@ -185,8 +227,9 @@ absl::StatusOr<TrainLoop::StepTotals> TrainLoop::SumOverRanks(const ScheduleLoss
   FATHOM_ASSIGN_OR_RETURN(expert_loads_, SumExpertLoads());
   const size_t experts = parts_->model.n_routed_experts;
   // Loss, MTP loss, balance loss, squares of gradients, MaxVio and its layers, loads by expert,
-  // and wishes for the boundary.
-  std::vector<double> sums(6 + experts + kWishes);
+  // findings, and
+  // wishes for the boundary.
+  std::vector<double> sums(6 + experts + kFindings + kWishes);
   for (const auto& direction : losses.by_direction) {
     for (const model::MicroBatchLoss& loss : direction) {
       sums[0] += loss.loss;
@@ -205,7 +248,7 @@ absl::StatusOr<TrainLoop::StepTotals> TrainLoop::SumOverRanks(const ScheduleLoss
     }
   }
   const BoundaryWish wish = observer_->WishAtBoundary();
-  const absl::Span<double> wishes = absl::MakeSpan(sums).subspan(6 + experts);
+  const absl::Span<double> wishes = absl::MakeSpan(sums).last(kWishes);
   if (wish.ready_for > parts_->plan.epoch()) {
     const double ahead = static_cast<double>(wish.ready_for - parts_->plan.epoch());
     wishes[0] = 1;
@@ -213,7 +256,9 @@ absl::StatusOr<TrainLoop::StepTotals> TrainLoop::SumOverRanks(const ScheduleLoss
     wishes[2] = ahead * ahead;
   }
   wishes[3] = wish.park ? 1 : 0;
+  sums[6 + experts] = weights_check_.found() ? 1 : 0;
   FATHOM_RETURN_IF_ERROR(parts_->world->AllReduceSum(absl::MakeSpan(sums)));
+  if (sums[6 + experts] > 0) return weights_check_.Conclude();
   boundary_ = AgreeOnBoundary(wishes);
 
   StepTotals totals;
@@ -272,6 +317,7 @@ absl::Status TrainLoop::UpdateWeights(const StepTotals& totals) {
   }
   StepMeter::Scope scope(parts_->meter.get(), Part::kOptimizer);
   for (model::Stage* stage : parts_->stages_in_order()) stage->RefreshWeights();
+  weights_check_.Remember(steps_done_ + 1);
   return absl::OkStatus();
 }
 
@@ -307,6 +353,9 @@ void TrainLoop::Report(const StepTotals& totals, absl::Duration elapsed) {
   report.set_optimizer_seconds(meter.seconds(Part::kOptimizer));
   report.set_max_violation(totals.max_violation);
   report.set_bytes_sent(parts_->window->Total().put_bytes);
+  report.set_weights_hash(weights_check_.hash());
+  report.set_snapshot_seconds(absl::ToDoubleSeconds(parts_->snapshots->TakeTimeSpent()));
+  report.set_snapshot_step(std::max<int64_t>(parts_->snapshots->finished_step(), 0));
   report.set_finished_ms(clock_->WallMs());
   for (int64_t load : totals.expert_loads) report.add_expert_loads(load);
   observer_->OnStep(report);

@@ -21,6 +21,7 @@
 #include "proto/fathom/v1/worker.pb.h"
 #include "worker/engine/checkpoint.h"
 #include "worker/engine/rank_parts.h"
+#include "worker/engine/weights_check.h"
 
 namespace fathom::engine {
 
@@ -74,6 +75,10 @@ class TrainLoop {
   absl::Status Restore();
   absl::Status RunStep();
   int64_t steps_done() const { return steps_done_; }
+  // Every rank's newest state to its buddy, at once. All ranks together, between steps: afterwards
+  // any of them may leave and its state lives on.
+  absl::Status SnapshotNow();
+  const v1::RestoreReport& restored() const { return restored_; }
   const ScheduleLosses& last_losses() const { return losses_; }
 
  private:
@@ -85,6 +90,7 @@ class TrainLoop {
   };
 
   absl::StatusOr<StepTotals> SumOverRanks(const ScheduleLosses& losses);
+  void BeginSnapshot();
   Boundary AgreeOnBoundary(absl::Span<const double> sums) const;
   absl::Status UpdateWeights(const StepTotals& totals);
   void UpdateRouterBiases();
@@ -103,7 +109,10 @@ class TrainLoop {
   TrainObserver* const observer_;
   const v1::Training& training_;
 
+  WeightsCheck weights_check_;
+
   // State between steps.
+  bool first_step_ = true;  // of this epoch
   int64_t steps_done_ = 0;
   bool checkpoint_due_ = false;
   int64_t pending_checkpoint_ = 0;  // step of the one being written on any rank; 0: none
