@@ -6,9 +6,11 @@
 #ifndef FATHOM_COORDINATOR_CORE_CORRUPTION_DETECTOR_H_
 #define FATHOM_COORDINATOR_CORE_CORRUPTION_DETECTOR_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -28,7 +30,7 @@ struct WeightsDiffer {
 class CorruptionDetector {
  public:
   // `group`: by rank; ranks of equal number hold the same weights.
-  explicit CorruptionDetector(std::vector<int32_t> group) : group_(std::move(group)) {}
+  explicit CorruptionDetector(const std::vector<int32_t>& group);
 
   // The ranks' newest steps, in rank order; they may be of different steps. The oldest step whose
   // hashes differ, once per group and step; nothing if all that is known agrees.
@@ -36,13 +38,14 @@ class CorruptionDetector {
 
  private:
   struct Step {
-    std::map<int32_t, uint64_t> hashes;  // by rank
-    std::vector<int32_t> judged;         // groups
+    std::map<int32_t, std::map<int32_t, uint64_t>> hashes;  // by group, then rank
+    std::set<int32_t> judged;                               // groups
   };
-  std::optional<WeightsDiffer> Judge(int64_t number, Step* step) const;
 
   std::vector<int32_t> group_;
-  std::map<int64_t, Step> steps_;  // the newest few
+  std::map<int32_t, size_t> members_;  // by group
+  std::vector<int64_t> seen_step_;     // by rank
+  std::map<int64_t, Step> steps_;      // the newest few
 };
 
 }  // namespace fathom

@@ -9,7 +9,9 @@
 #ifndef FATHOM_COORDINATOR_CORE_STRAGGLER_DETECTOR_H_
 #define FATHOM_COORDINATOR_CORE_STRAGGLER_DETECTOR_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <vector>
 
@@ -41,10 +43,15 @@ class StragglerDetector {
   std::optional<Straggler> Watch(const std::vector<const v1::StepReport*>& steps);
 
  private:
-  double ExpectedOf(size_t rank, const std::vector<double>& per_cost, double* scatter) const;
+  struct Measure {
+    double expected = 0;  // per cost
+    double scatter = 0;
+  };
+  static Measure MeasureOf(std::vector<double> per_cost);
 
   std::vector<double> cost_;
   std::vector<int32_t> group_;
+  std::map<int32_t, std::vector<size_t>> members_;  // by group
   std::vector<int> slow_in_a_row_;
   int64_t counted_step_ = 0;
 };
