@@ -392,6 +392,7 @@ std::vector<AgentAction> AgentCore::Reconcile(AgentMoment now) {
 }
 
 void AgentCore::Advance(ProcessId id, Process* process, AgentMoment now, Actions* actions) {
+  if (process->kill_sent) return;
   const bool unlisted = process->present && !desired_.Lists(*process->present);
   if (!process->stop_sent) {
     if (shutdown_reason_ || (process->end_by && unlisted)) {
@@ -562,7 +563,6 @@ void AgentCore::Stop(ProcessId id, Process* process, AgentMoment now, Actions* a
 }
 
 void AgentCore::EndOverdue(ProcessId id, Process* process, AgentMoment now, Actions* actions) {
-  if (process->kill_sent) return;
   if (process->move_by && *process->move_by <= now.steady) {
     process->end_by = now.steady;
     process->overstayed = absl::StrCat("killed: it was told of epoch ", process->told_epoch,

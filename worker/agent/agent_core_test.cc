@@ -3,8 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <random>
+#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -16,7 +17,6 @@ using Kind = AgentAction::Kind;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-using ::testing::UnorderedElementsAre;
 
 constexpr int kDevices = 2;
 
@@ -68,6 +68,23 @@ v1::RankEvent Training() {
   event.mutable_training();
   return event;
 }
+v1::RankEvent Loading() {
+  v1::RankEvent event;
+  event.mutable_loading();
+  return event;
+}
+v1::RankEvent Step(int64_t step) {
+  v1::RankEvent event;
+  event.mutable_step()->set_step(step);
+  return event;
+}
+v1::RankEvent Held(int64_t step, const std::string& why, const std::string& blamed) {
+  v1::RankEvent event;
+  event.mutable_held()->set_step(step);
+  event.mutable_held()->set_message(why);
+  event.mutable_held()->set_blamed_node(blamed);
+  return event;
+}
 v1::RankEvent Finished(const std::string& hash) {
   v1::RankEvent event;
   event.mutable_finished()->set_weights_sha256(hash);
@@ -79,19 +96,81 @@ v1::RankEvent Failed(const std::string& why) {
   return event;
 }
 
+// What an action is about: "start tiny-1 epoch 1 rank 0" and such.
+std::string Words(const AgentAction& action, const std::string& whose) {
+  const v1::RankCommand& command = action.command;
+  const std::string rank = action.rank ? ToString(*action.rank) : whose;
+  switch (action.kind) {
+    case Kind::kSpawn:
+      return action.rank ? absl::StrCat("start ", rank) : absl::StrCat("idle ", action.device);
+    case Kind::kKill:
+      return absl::StrCat("kill ", rank);
+    case Kind::kInspect:
+      return absl::StrCat("inspect ", rank);
+    case Kind::kSend:
+      break;
+  }
+  switch (command.command_case()) {
+    case v1::RankCommand::kStart:
+      if (command.start().rank() < 0) {
+        return absl::StrCat("leave for ", command.start().plan().epoch(), ": ", whose);
+      }
+      return absl::StrCat(command.start().at_boundary() ? "at boundary " : "at once ", rank);
+    case v1::RankCommand::kPeers:
+      return absl::StrCat("peers of ", command.peers().epoch(), " to ", rank);
+    case v1::RankCommand::kStop:
+      return absl::StrCat("stop ", rank);
+    case v1::RankCommand::kHold:
+      return absl::StrCat("hold ", rank);
+    case v1::RankCommand::kPark:
+      return absl::StrCat("park ", rank);
+    case v1::RankCommand::kDiagnose:
+      return absl::StrCat("ask ", rank);
+    default:
+      return "what?";
+  }
+}
+
+AgentMoment At(absl::Duration steady) {
+  return {steady, 1'000'000 + absl::ToInt64Milliseconds(steady)};
+}
+
 class AgentCoreTest : public ::testing::Test {
  protected:
-  // Reconciles; every start that comes out succeeds. Returns "start tiny-1 epoch 1 rank 0" and
-  // such.
+  explicit AgentCoreTest(AgentOptions options = Options()) : core_(std::move(options)) {}
+
+  // Reconciles; every start that comes out succeeds.
   std::vector<std::string> Act(absl::Duration now = absl::ZeroDuration()) {
     std::vector<std::string> done;
-    for (const AgentAction& action : core_.Reconcile(now)) {
-      static constexpr const char* kNames[] = {"start", "peers", "stop", "kill", "forget"};
-      done.push_back(absl::StrCat(kNames[static_cast<int>(action.kind)], " ", ToString(action.id)));
-      if (action.kind == Kind::kStart) core_.OnStarted(action.id, ++last_pid_);
+    for (const AgentAction& action : core_.Reconcile(At(now))) {
+      done.push_back(Words(action, whose_[action.process]));
+      if (action.rank) {
+        process_of_[*action.rank] = action.process;
+        whose_[action.process] = ToString(*action.rank);
+      }
+      if (action.kind == Kind::kSpawn) core_.OnSpawned(action.process, ++last_pid_);
     }
-    EXPECT_THAT(core_.Reconcile(now), IsEmpty()) << "not idempotent";
+    EXPECT_THAT(core_.Reconcile(At(now)), IsEmpty()) << "not idempotent";
     return done;
+  }
+
+  // The rank's process says something of the rank's epoch.
+  void Say(const RankId& id, v1::RankEvent event, absl::Duration now = absl::ZeroDuration()) {
+    event.set_epoch(id.epoch);
+    core_.OnEvent(process_of_.at(id), event, At(now));
+  }
+  v1::RankState Exit(const RankId& id, bool zero, const std::string& how = "did exit") {
+    return core_.OnExited(process_of_.at(id), zero, how);
+  }
+
+  // A job of `ranks` ranks in epoch 1, all of them in training.
+  void Train(int ranks = 1) {
+    core_.OnDesired(Desire({Job("tiny-1", 1, ranks)}));
+    Act();
+    for (int rank = 0; rank < ranks; ++rank) {
+      Say(Id("tiny-1", 1, rank), Listening("h:1"));
+      Say(Id("tiny-1", 1, rank), Training());
+    }
   }
 
   v1::RankStatus Status(const RankId& id) {
@@ -106,7 +185,9 @@ class AgentCoreTest : public ::testing::Test {
     return {};
   }
 
-  AgentCore core_{Options()};
+  AgentCore core_;
+  std::map<RankId, ProcessId> process_of_;
+  std::map<ProcessId, std::string> whose_;
   int64_t last_pid_ = 100;
 };
 
@@ -123,17 +204,17 @@ TEST_F(AgentCoreTest, WantedRanks_AreStartedWithWhatTheyNeed) {
   v1::DesiredJob job = Job("tiny-1", 1);
   job.set_checkpoint_directory("/ckpt");
   core_.OnDesired(Desire({job}, 9));
-  const std::vector<AgentAction> actions = core_.Reconcile(absl::ZeroDuration());
+  const std::vector<AgentAction> actions = core_.Reconcile(At(absl::ZeroDuration()));
   ASSERT_EQ(actions.size(), 1u);
-  EXPECT_EQ(actions[0].kind, Kind::kStart);
-  EXPECT_EQ(actions[0].id, Id("tiny-1", 1, 0));
+  EXPECT_EQ(actions[0].kind, Kind::kSpawn);
+  EXPECT_EQ(*actions[0].rank, Id("tiny-1", 1, 0));
   const v1::RankStart& start = actions[0].command.start();
   EXPECT_EQ(start.plan().SerializeAsString(), job.plan().SerializeAsString());
   EXPECT_EQ(start.checkpoint_directory(), "/ckpt");
   EXPECT_EQ(start.bind_host(), "127.0.0.1");
-  core_.OnStarted(actions[0].id, 321);
-  EXPECT_EQ(Status(actions[0].id).pid(), 321);
-  EXPECT_EQ(Status(actions[0].id).state(), v1::RANK_STATE_STARTING);
+  core_.OnSpawned(actions[0].process, 321);
+  EXPECT_EQ(Status(*actions[0].rank).pid(), 321);
+  EXPECT_EQ(Status(*actions[0].rank).state(), v1::RANK_STATE_STARTING);
   EXPECT_EQ(core_.Report().desired_version(), 9u);
 }
 
@@ -142,33 +223,33 @@ TEST_F(AgentCoreTest, WholeLife_IsReportedStateByState) {
   v1::DesiredJob job = Job("tiny-1", 1);
   core_.OnDesired(Desire({job}));
   EXPECT_THAT(Act(), ElementsAre("start tiny-1 epoch 1 rank 0"));
-  core_.OnEvent(id, Listening("127.0.0.1:5"), absl::ZeroDuration());
+  Say(id, Listening("127.0.0.1:5"));
   EXPECT_EQ(Status(id).state(), v1::RANK_STATE_LISTENING);
   EXPECT_EQ(Status(id).endpoint(), "127.0.0.1:5");
   EXPECT_THAT(Act(), IsEmpty());
 
   job.add_peers()->set_endpoint("127.0.0.1:5");
   core_.OnDesired(Desire({job}, 2));
-  EXPECT_THAT(Act(), ElementsAre("peers tiny-1 epoch 1 rank 0"));
-  core_.OnEvent(id, Training(), absl::ZeroDuration());
+  EXPECT_THAT(Act(), ElementsAre("peers of 1 to tiny-1 epoch 1 rank 0"));
+  Say(id, Training());
   EXPECT_EQ(Status(id).state(), v1::RANK_STATE_TRAINING);
   v1::RankEvent step;
   step.mutable_step()->set_step(3);
   const uint64_t before = core_.revision();
-  core_.OnEvent(id, step, absl::ZeroDuration());
+  Say(id, step);
   EXPECT_EQ(Status(id).last_step().step(), 3);
   EXPECT_EQ(core_.revision(), before) << "steps wait for the next report";
 
-  core_.OnEvent(id, Finished("abc"), absl::ZeroDuration());
+  Say(id, Finished("abc"));
   EXPECT_EQ(Status(id).state(), v1::RANK_STATE_TRAINING) << "finished is what has also exited";
-  core_.OnExited(id, true, "exited with 0");
+  Exit(id, true, "exited with 0");
   EXPECT_EQ(Status(id).state(), v1::RANK_STATE_FINISHED);
   EXPECT_EQ(Status(id).weights_sha256(), "abc");
   EXPECT_GT(core_.revision(), before);
 
   EXPECT_THAT(Act(), IsEmpty());
   core_.OnDesired(Desire({}, 3));
-  EXPECT_THAT(Act(), ElementsAre("forget tiny-1 epoch 1 rank 0"));
+  EXPECT_THAT(Act(), IsEmpty());
   EXPECT_EQ(core_.Report().ranks_size(), 0);
 }
 
@@ -182,23 +263,11 @@ TEST_F(AgentCoreTest, RankNoLongerWanted_IsStoppedAndAfterTheGraceKilled) {
   EXPECT_THAT(Act(absl::Seconds(14)), IsEmpty());
   EXPECT_THAT(Act(absl::Seconds(15)), ElementsAre("kill tiny-1 epoch 1 rank 0"));
   EXPECT_EQ(core_.NextDeadline(), std::nullopt);
-  core_.OnExited(id, false, "was killed by signal 9");
+  Exit(id, false, "was killed by signal 9");
   EXPECT_EQ(Status(id).state(), v1::RANK_STATE_STOPPED);
   EXPECT_THAT(Status(id).message(), HasSubstr("asked to stop and was still there 5s later"));
-  EXPECT_THAT(Act(absl::Seconds(15)), ElementsAre("forget tiny-1 epoch 1 rank 0"));
-}
-
-TEST_F(AgentCoreTest, NewEpoch_WaitsForTheDeviceUntilTheOldRankIsGone) {
-  core_.OnDesired(Desire({Job("tiny-1", 1)}));
-  Act();
-  core_.OnDesired(Desire({Job("tiny-1", 2)}));
-  EXPECT_THAT(Act(), ElementsAre("stop tiny-1 epoch 1 rank 0"));
-  EXPECT_EQ(Status(Id("tiny-1", 2, 0)).state(), v1::RANK_STATE_STARTING);
-  EXPECT_THAT(Status(Id("tiny-1", 2, 0)).message(), HasSubstr("tiny-1 epoch 1 rank 0"));
-  core_.OnExited(Id("tiny-1", 1, 0), true, "exited with 0");
-  EXPECT_THAT(Act(),
-              UnorderedElementsAre("forget tiny-1 epoch 1 rank 0", "start tiny-1 epoch 2 rank 0"));
-  EXPECT_EQ(Status(Id("tiny-1", 2, 0)).message(), "");
+  EXPECT_THAT(Act(absl::Seconds(15)), IsEmpty());
+  EXPECT_EQ(core_.Report().ranks_size(), 0) << "forgotten";
 }
 
 TEST_F(AgentCoreTest, OlderEpoch_IsRefusedAndTheNewerOneKeepsRunning) {
@@ -210,10 +279,10 @@ TEST_F(AgentCoreTest, OlderEpoch_IsRefusedAndTheNewerOneKeepsRunning) {
   EXPECT_THAT(Status(Id("tiny-1", 4, 0)).message(), HasSubstr("older than epoch 5"));
   EXPECT_EQ(Status(Id("tiny-1", 5, 0)).state(), v1::RANK_STATE_STARTING);
   core_.OnDesired(Desire({}));
-  EXPECT_THAT(Act(), ElementsAre("forget tiny-1 epoch 4 rank 0", "stop tiny-1 epoch 5 rank 0"));
+  EXPECT_THAT(Act(), ElementsAre("stop tiny-1 epoch 5 rank 0"));
 }
 
-TEST_F(AgentCoreTest, TwoEpochsListed_OnlyTheNewerRuns) {
+TEST_F(AgentCoreTest, TwoEpochsListedAndNoProcess_OnlyTheNewerIsStarted) {
   core_.OnDesired(Desire({Job("tiny-1", 3), Job("tiny-1", 2)}));
   EXPECT_THAT(Act(), ElementsAre("start tiny-1 epoch 3 rank 0"));
   EXPECT_EQ(Status(Id("tiny-1", 2, 0)).state(), v1::RANK_STATE_FAILED);
@@ -225,7 +294,7 @@ TEST_F(AgentCoreTest, SameEpochWantedAgainAfterItWasStopped_IsFailedNotStartedTw
   Act();
   core_.OnDesired(Desire({}));
   Act();
-  core_.OnExited(id, true, "exited with 0");
+  Exit(id, true, "exited with 0");
   Act();
   core_.OnDesired(Desire({Job("tiny-1", 1)}));
   EXPECT_THAT(Act(), IsEmpty());
@@ -250,7 +319,8 @@ TEST_P(RefusedPlanTest, RankThatCannotBeStarted_IsReportedFailedWithTheReason) {
   EXPECT_EQ(core_.Report().ranks(0).state(), v1::RANK_STATE_FAILED);
   EXPECT_THAT(core_.Report().ranks(0).message(), HasSubstr(GetParam().says));
   core_.OnDesired(Desire({}));
-  EXPECT_EQ(Act().size(), 1u) << "forgotten";
+  Act();
+  EXPECT_EQ(core_.Report().ranks_size(), 0) << "forgotten";
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -295,11 +365,11 @@ TEST_F(AgentCoreTest, DeviceOfAWantedRankWantedByAnotherJob_FailsTheSecond) {
 
 TEST_F(AgentCoreTest, StartFailed_IsReportedAndNotRetried) {
   core_.OnDesired(Desire({Job("tiny-1", 1)}));
-  const std::vector<AgentAction> actions = core_.Reconcile(absl::ZeroDuration());
+  const std::vector<AgentAction> actions = core_.Reconcile(At(absl::ZeroDuration()));
   ASSERT_EQ(actions.size(), 1u);
-  core_.OnStartFailed(actions[0].id, absl::NotFoundError("no fathom-rank"));
+  core_.OnSpawnFailed(actions[0].process, absl::NotFoundError("no fathom-rank"));
   EXPECT_THAT(Act(), IsEmpty());
-  EXPECT_THAT(Status(actions[0].id).message(), HasSubstr("no fathom-rank"));
+  EXPECT_THAT(Status(*actions[0].rank).message(), HasSubstr("no fathom-rank"));
   EXPECT_FALSE(core_.AnyProcessAlive());
 }
 
@@ -318,10 +388,10 @@ TEST_P(EndingTest, WantedRankThatEnds_IsClassified) {
   core_.OnDesired(Desire({Job("tiny-1", 1)}));
   Act();
   for (const v1::RankEvent& event : GetParam().events) {
-    core_.OnEvent(id, event, absl::ZeroDuration());
+    Say(id, event);
   }
-  core_.OnChannelClosed(id, absl::OkStatus(), absl::ZeroDuration());
-  core_.OnExited(id, GetParam().exit_code_zero, "did exit");
+  core_.OnChannelClosed(process_of_.at(id), absl::OkStatus(), At(absl::ZeroDuration()));
+  Exit(id, GetParam().exit_code_zero, "did exit");
   EXPECT_EQ(Status(id).state(), GetParam().state);
   EXPECT_THAT(Status(id).message(), HasSubstr(GetParam().says));
   EXPECT_THAT(Act(), IsEmpty()) << "an ended rank that is still listed is left alone";
@@ -349,10 +419,10 @@ TEST_F(AgentCoreTest, FailedRankThatStays_IsKilledAfterTheExitGrace) {
   const RankId id = Id("tiny-1", 1, 0);
   core_.OnDesired(Desire({Job("tiny-1", 1)}));
   Act();
-  core_.OnEvent(id, Failed("out of luck"), absl::Seconds(1));
+  Say(id, Failed("out of luck"), absl::Seconds(1));
   EXPECT_EQ(Status(id).state(), v1::RANK_STATE_FAILED) << "known before the process is gone";
   EXPECT_THAT(Act(absl::Seconds(31)), ElementsAre("kill tiny-1 epoch 1 rank 0"));
-  core_.OnExited(id, false, "was killed");
+  Exit(id, false, "was killed");
   EXPECT_EQ(Status(id).message(), "out of luck");
 }
 
@@ -360,7 +430,7 @@ TEST_F(AgentCoreTest, BrokenChannel_FailsAndKillsAtOnce) {
   const RankId id = Id("tiny-1", 1, 0);
   core_.OnDesired(Desire({Job("tiny-1", 1)}));
   Act();
-  core_.OnChannelClosed(id, absl::DataLossError("gibberish"), absl::Seconds(1));
+  core_.OnChannelClosed(process_of_.at(id), absl::DataLossError("gibberish"), At(absl::Seconds(1)));
   EXPECT_THAT(Act(absl::Seconds(1)), ElementsAre("kill tiny-1 epoch 1 rank 0"));
   EXPECT_THAT(Status(id).message(), HasSubstr("gibberish"));
 }
@@ -369,7 +439,7 @@ TEST_F(AgentCoreTest, FailureTextOfAnyLength_IsCut) {
   const RankId id = Id("tiny-1", 1, 0);
   core_.OnDesired(Desire({Job("tiny-1", 1)}));
   Act();
-  core_.OnEvent(id, Failed(std::string(1 << 20, 'x')), absl::ZeroDuration());
+  Say(id, Failed(std::string(1 << 20, 'x')));
   EXPECT_LE(Status(id).message().size(), 4096u);
   EXPECT_GE(Status(id).message().size(), 4000u);
 }
@@ -382,9 +452,9 @@ TEST_F(AgentCoreTest, Shutdown_StopsAllAndReportsThemStopped) {
   EXPECT_TRUE(core_.AnyProcessAlive());
   core_.OnDesired(Desire({Job("tiny-1", 2, 2)}));
   for (int rank = 0; rank < 2; ++rank) {
-    core_.OnExited(Id("tiny-1", 1, rank), true, "exited with 0");
+    Exit(Id("tiny-1", 1, rank), true, "exited with 0");
   }
-  EXPECT_THAT(Act(), ElementsAre("forget tiny-1 epoch 1 rank 0", "forget tiny-1 epoch 1 rank 1"));
+  EXPECT_THAT(Act(), IsEmpty());
   EXPECT_FALSE(core_.AnyProcessAlive());
   EXPECT_EQ(Status(Id("tiny-1", 2, 1)).state(), v1::RANK_STATE_STOPPED);
   EXPECT_THAT(Status(Id("tiny-1", 2, 1)).message(), HasSubstr("the daemon ends"));
@@ -395,9 +465,9 @@ TEST_F(AgentCoreTest, MoreJobsThanRemembered_ForgetsTheOldestOnly) {
   Act();
   core_.OnDesired(Desire({}));
   Act();
-  core_.OnExited(Id("first-0", 9, 0), true, "exited with 0");
+  Exit(Id("first-0", 9, 0), true, "exited with 0");
   Act();
-  for (int i = 1; i <= AgentCore::kMaxRememberedJobs; ++i) {
+  for (int i = 1; i <= DesiredJobs::kMaxRememberedJobs; ++i) {
     v1::DesiredJob job = Job(absl::StrCat("job-", i), 9);
     job.clear_ranks();
     core_.OnDesired(Desire({job}));
@@ -407,202 +477,313 @@ TEST_F(AgentCoreTest, MoreJobsThanRemembered_ForgetsTheOldestOnly) {
   EXPECT_THAT(Status(Id("job-700", 8, 0)).message(), HasSubstr("older than epoch 9"));
 }
 
-// --- Random histories ---
+// --- Epochs at a boundary ---
 
-// Ranks that live, talk and die at random, and an executor that does what the core says.
-class RandomHistory {
- public:
-  explicit RandomHistory(uint32_t seed) : random_(seed) {}
+TEST_F(AgentCoreTest, TwoEpochsListed_TheProcessOfTheEarlierOneIsToldAndMovesOnceItLoads) {
+  Train();
+  const RankId old_rank = Id("tiny-1", 1, 0), new_rank = Id("tiny-1", 2, 0);
+  v1::DesiredJob later = Job("tiny-1", 2);
+  core_.OnDesired(Desire({Job("tiny-1", 1), later}));
+  EXPECT_THAT(Act(absl::Seconds(1)), ElementsAre("at boundary tiny-1 epoch 2 rank 0"));
+  EXPECT_EQ(core_.NextDeadline(), std::nullopt) << "it goes on as long as it likes";
+  Say(new_rank, Listening("h:2"), absl::Seconds(2));
+  EXPECT_EQ(Status(new_rank).state(), v1::RANK_STATE_LISTENING);
+  EXPECT_EQ(Status(old_rank).state(), v1::RANK_STATE_TRAINING);
+  later.add_peers()->set_endpoint("h:2");
+  core_.OnDesired(Desire({Job("tiny-1", 1), later}));
+  EXPECT_THAT(Act(), ElementsAre("peers of 2 to tiny-1 epoch 2 rank 0"));
+  Say(old_rank, Step(7));
+  EXPECT_EQ(Status(old_rank).last_step().step(), 7);
 
-  void Run(int moves) {
-    for (int i = 0; i < moves && !::testing::Test::HasFatalFailure(); ++i) {
-      Move();
-      Reconcile();
-    }
-    Settle();
+  Say(new_rank, Loading(), absl::Seconds(3));
+  EXPECT_EQ(Status(old_rank).state(), v1::RANK_STATE_MOVED);
+  EXPECT_EQ(Status(new_rank).state(), v1::RANK_STATE_LOADING);
+  EXPECT_EQ(Status(new_rank).pid(), Status(old_rank).pid());
+  Say(old_rank, Step(9));
+  EXPECT_EQ(Status(old_rank).last_step().step(), 7) << "a word of an epoch that is over";
+  Say(new_rank, Training(), absl::Seconds(4));
+  EXPECT_THAT(Act(), IsEmpty());
+  EXPECT_EQ(Status(old_rank).state(), v1::RANK_STATE_MOVED) << "kept while it is listed";
+  core_.OnDesired(Desire({later}));
+  EXPECT_THAT(Act(), IsEmpty());
+  EXPECT_EQ(core_.Report().ranks_size(), 1);
+  EXPECT_EQ(core_.moves_at_boundary(), 1);
+}
+
+TEST_F(AgentCoreTest, Timeline_IsStampedWithWallTimeAsThingsHappen) {
+  Train();
+  core_.OnDesired(Desire({Job("tiny-1", 2)}));
+  const RankId id = Id("tiny-1", 2, 0);
+  Act(absl::Seconds(1));
+  Say(Id("tiny-1", 1, 0), Held(5, "", ""), absl::Seconds(2));
+  Say(id, Listening("h:2"), absl::Seconds(3));
+  Say(id, Loading(), absl::Seconds(4));
+  v1::RankEvent training = Training();
+  training.mutable_training()->mutable_restored()->set_source("memory");
+  Say(id, training, absl::Seconds(5));
+  Say(id, Step(6), absl::Seconds(6));
+  Say(id, Step(7), absl::Seconds(7));
+  const v1::RankTimeline timeline = Status(id).timeline();
+  EXPECT_EQ(timeline.started_ms(), 1'001'000);
+  EXPECT_EQ(timeline.fenced_ms(), 1'002'000);
+  EXPECT_EQ(timeline.listening_ms(), 1'003'000);
+  EXPECT_EQ(timeline.connected_ms(), 1'004'000);
+  EXPECT_EQ(timeline.loaded_ms(), 1'005'000);
+  EXPECT_EQ(timeline.first_step_ms(), 1'006'000);
+  EXPECT_EQ(Status(id).restored().source(), "memory");
+}
+
+TEST_F(AgentCoreTest, RankWithoutAPlaceInTheLaterEpoch_LeavesWithTheOthers) {
+  Train(2);
+  v1::DesiredJob later = Job("tiny-1", 2, 1);
+  core_.OnDesired(Desire({Job("tiny-1", 1, 2), later}));
+  EXPECT_THAT(Act(), ElementsAre("at boundary tiny-1 epoch 2 rank 0",
+                                 "leave for 2: tiny-1 epoch 1 rank 1"));
+  later.add_peers()->set_endpoint("h:2");
+  core_.OnDesired(Desire({Job("tiny-1", 1, 2), later}));
+  EXPECT_THAT(Act(), ElementsAre("peers of 2 to tiny-1 epoch 1 rank 1"));
+  EXPECT_EQ(Exit(Id("tiny-1", 1, 1), true), v1::RANK_STATE_MOVED);
+  EXPECT_THAT(Status(Id("tiny-1", 1, 1)).message(), HasSubstr("left for epoch 2"));
+  EXPECT_THAT(Act(), IsEmpty());
+}
+
+TEST_F(AgentCoreTest, DevicesOfTheLaterEpochOnly_GetProcessesOfTheirOwn) {
+  Train();
+  core_.OnDesired(Desire({Job("tiny-1", 1), Job("tiny-1", 2, 2)}));
+  EXPECT_THAT(Act(),
+              ElementsAre("at boundary tiny-1 epoch 2 rank 0", "start tiny-1 epoch 2 rank 1"));
+}
+
+TEST_F(AgentCoreTest, EarlierEpochFailsWhileTheLaterIsPrepared_TheLaterIsTakenAtOnce) {
+  Train();
+  core_.OnDesired(Desire({Job("tiny-1", 1), Job("tiny-1", 2)}));
+  Act();
+  Say(Id("tiny-1", 2, 0), Listening("h:2"));
+  core_.OnDesired(Desire({Job("tiny-1", 2)}));
+  EXPECT_THAT(Act(), ElementsAre("at once tiny-1 epoch 2 rank 0"));
+  EXPECT_EQ(core_.NextDeadline(), std::nullopt)
+      << "it listens; how long peers take isn't its doing";
+  EXPECT_EQ(core_.Report().ranks_size(), 1);
+  Say(Id("tiny-1", 1, 0), Held(4, "", ""), absl::Seconds(9));
+  EXPECT_EQ(Status(Id("tiny-1", 2, 0)).timeline().fenced_ms(), 1'009'000);
+  EXPECT_EQ(Status(Id("tiny-1", 2, 0)).state(), v1::RANK_STATE_LISTENING);
+}
+
+TEST_F(AgentCoreTest, ProcessThatDiesInTheEarlierEpoch_LosesWhatListenedAndRestartsWhatDidNot) {
+  Train(2);
+  core_.OnDesired(Desire({Job("tiny-1", 1, 2), Job("tiny-1", 2, 2)}));
+  Act();
+  Say(Id("tiny-1", 2, 0), Listening("h:2"));
+  Exit(Id("tiny-1", 1, 0), false);
+  Exit(Id("tiny-1", 1, 1), false);
+  EXPECT_EQ(Status(Id("tiny-1", 1, 0)).state(), v1::RANK_STATE_FAILED);
+  EXPECT_EQ(Status(Id("tiny-1", 2, 0)).state(), v1::RANK_STATE_FAILED);
+  EXPECT_THAT(Status(Id("tiny-1", 2, 0)).message(), HasSubstr("ended in epoch 1: did exit"));
+  EXPECT_THAT(Act(), ElementsAre("start tiny-1 epoch 2 rank 1"));
+}
+
+TEST_F(AgentCoreTest, LaterEpochGivenUp_TheEarlierGoesOnAndOnlyANewerOneFollows) {
+  Train();
+  core_.OnDesired(Desire({Job("tiny-1", 1), Job("tiny-1", 2, 2)}));
+  Act();
+  core_.OnDesired(Desire({Job("tiny-1", 1)}));
+  EXPECT_THAT(Act(), ElementsAre("stop tiny-1 epoch 2 rank 1"));
+  EXPECT_EQ(Status(Id("tiny-1", 1, 0)).state(), v1::RANK_STATE_TRAINING);
+  core_.OnDesired(Desire({Job("tiny-1", 1), Job("tiny-1", 3)}));
+  EXPECT_THAT(Act(), ElementsAre("at boundary tiny-1 epoch 3 rank 0"));
+}
+
+// --- Epochs at once ---
+
+TEST_F(AgentCoreTest, LaterEpochAlone_IsTakenByTheSameProcessOnceItListens) {
+  Train();
+  core_.OnDesired(Desire({Job("tiny-1", 2)}));
+  EXPECT_THAT(Act(absl::Seconds(1)), ElementsAre("at once tiny-1 epoch 2 rank 0"));
+  EXPECT_EQ(core_.NextDeadline(), absl::Seconds(6));
+  Say(Id("tiny-1", 2, 0), Listening("h:2"), absl::Seconds(2));
+  EXPECT_THAT(Act(absl::Seconds(20)), IsEmpty()) << "neither stopped nor killed";
+  EXPECT_EQ(core_.Report().ranks_size(), 1);
+  EXPECT_EQ(Status(Id("tiny-1", 2, 0)).pid(), 101);
+  EXPECT_EQ(core_.moves_at_once(), 1);
+}
+
+TEST_F(AgentCoreTest, ProcessThatDoesNotObey_IsKilledAndReplacedByAFreshOne) {
+  Train();
+  core_.OnDesired(Desire({Job("tiny-1", 2)}));
+  Act();
+  EXPECT_THAT(Act(absl::Seconds(5)), ElementsAre("kill tiny-1 epoch 1 rank 0"));
+  core_.OnExited(1, false, "was killed by signal 9");
+  EXPECT_THAT(Act(absl::Seconds(5)), ElementsAre("start tiny-1 epoch 2 rank 0"));
+  EXPECT_EQ(Status(Id("tiny-1", 2, 0)).pid(), 102);
+  Exit(Id("tiny-1", 2, 0), false);
+  EXPECT_EQ(Status(Id("tiny-1", 2, 0)).state(), v1::RANK_STATE_FAILED) << "one fresh one, not more";
+}
+
+TEST_F(AgentCoreTest, StillNewerEpochBeforeTheFirstWasTaken_TakesItsPlace) {
+  Train();
+  core_.OnDesired(Desire({Job("tiny-1", 2)}));
+  Act();
+  core_.OnDesired(Desire({Job("tiny-1", 3)}));
+  EXPECT_THAT(Act(absl::Seconds(4)), ElementsAre("at once tiny-1 epoch 3 rank 0"));
+  Say(Id("tiny-1", 2, 0), Listening("h:2"));
+  EXPECT_EQ(Status(Id("tiny-1", 3, 0)).state(), v1::RANK_STATE_STARTING);
+  Say(Id("tiny-1", 3, 0), Listening("h:3"));
+  EXPECT_EQ(Status(Id("tiny-1", 3, 0)).state(), v1::RANK_STATE_LISTENING);
+  Act();
+  EXPECT_EQ(core_.Report().ranks_size(), 1);
+}
+
+TEST_F(AgentCoreTest, RankThatFailedByItself_IsReplacedOnceItsProcessIsGone) {
+  Train();
+  Say(Id("tiny-1", 1, 0), Failed("memory is corrupt"));
+  core_.OnDesired(Desire({Job("tiny-1", 2)}));
+  EXPECT_THAT(Act(), ElementsAre("stop tiny-1 epoch 1 rank 0"));
+  EXPECT_THAT(Status(Id("tiny-1", 2, 0)).message(),
+              HasSubstr("waits for device 0 until tiny-1 epoch 1 rank 0 has ended"));
+  Exit(Id("tiny-1", 1, 0), false);
+  EXPECT_THAT(Act(), ElementsAre("start tiny-1 epoch 2 rank 0"));
+  EXPECT_EQ(Status(Id("tiny-1", 2, 0)).message(), "");
+}
+
+// --- Hold, park, diagnose ---
+
+TEST_F(AgentCoreTest, Hold_IsSentOnceAndTheHeldProcessWaitsForTheNextEpoch) {
+  Train();
+  v1::DesiredJob held = Job("tiny-1", 1);
+  held.set_hold(true);
+  core_.OnDesired(Desire({held}));
+  EXPECT_THAT(Act(), ElementsAre("hold tiny-1 epoch 1 rank 0"));
+  const uint64_t before = core_.revision();
+  Say(Id("tiny-1", 1, 0), Held(41, "n7 is gone", "n7"), absl::Seconds(1));
+  EXPECT_GT(core_.revision(), before);
+  const v1::RankStatus status = Status(Id("tiny-1", 1, 0));
+  EXPECT_EQ(status.state(), v1::RANK_STATE_HELD);
+  EXPECT_EQ(status.held_step(), 41);
+  EXPECT_EQ(status.blamed_node(), "n7");
+  EXPECT_EQ(status.message(), "n7 is gone");
+  EXPECT_THAT(Act(absl::Hours(1)), IsEmpty()) << "however long that takes";
+  core_.OnDesired(Desire({Job("tiny-1", 2)}));
+  EXPECT_THAT(Act(absl::Hours(1)), ElementsAre("at once tiny-1 epoch 2 rank 0"));
+  Say(Id("tiny-1", 2, 0), Listening("h:2"), absl::Hours(1));
+  EXPECT_EQ(Status(Id("tiny-1", 2, 0)).timeline().fenced_ms(), 1'001'000);
+}
+
+TEST_F(AgentCoreTest, RankHeldByItself_WaitsWhileItsEpochIsListedAndStopsWithIt) {
+  Train();
+  Say(Id("tiny-1", 1, 0), Held(3, "rank 5 closed its connection", "n2"));
+  EXPECT_THAT(Act(absl::Hours(1)), IsEmpty());
+  core_.OnDesired(Desire({}));
+  EXPECT_THAT(Act(absl::Hours(1)), ElementsAre("stop tiny-1 epoch 1 rank 0"));
+}
+
+TEST_F(AgentCoreTest, HeldEpochWithoutAProcess_StartsNone) {
+  v1::DesiredJob held = Job("tiny-1", 1);
+  held.set_hold(true);
+  core_.OnDesired(Desire({held}));
+  EXPECT_THAT(Act(), IsEmpty());
+  EXPECT_EQ(Status(Id("tiny-1", 1, 0)).state(), v1::RANK_STATE_FAILED);
+  EXPECT_THAT(Status(Id("tiny-1", 1, 0)).message(), HasSubstr("on hold"));
+}
+
+TEST_F(AgentCoreTest, Park_IsSentOnceAndEndsAsParked) {
+  Train();
+  v1::DesiredJob job = Job("tiny-1", 1);
+  job.set_park(true);
+  core_.OnDesired(Desire({job}));
+  EXPECT_THAT(Act(), ElementsAre("park tiny-1 epoch 1 rank 0"));
+  v1::RankEvent parked;
+  parked.mutable_parked()->set_step(12);
+  Say(Id("tiny-1", 1, 0), parked);
+  EXPECT_EQ(Status(Id("tiny-1", 1, 0)).state(), v1::RANK_STATE_TRAINING) << "not before it is gone";
+  EXPECT_EQ(Exit(Id("tiny-1", 1, 0), true), v1::RANK_STATE_PARKED);
+  EXPECT_EQ(Status(Id("tiny-1", 1, 0)).held_step(), 12);
+  EXPECT_THAT(Act(), IsEmpty()) << "an ended state";
+}
+
+TEST_F(AgentCoreTest, Diagnose_AsksOncePerTokenAndTheKernelWhenNothingIsSaid) {
+  Train();
+  const RankId id = Id("tiny-1", 1, 0);
+  v1::DesiredJob job = Job("tiny-1", 1);
+  job.set_diagnose(5);
+  core_.OnDesired(Desire({job}));
+  EXPECT_THAT(Act(absl::Seconds(10)), ElementsAre("ask tiny-1 epoch 1 rank 0"));
+  v1::RankEvent answer;
+  answer.mutable_diagnosis()->set_token(5);
+  answer.mutable_diagnosis()->set_step(8);
+  answer.mutable_diagnosis()->set_instruction("F1.3|B0.2");
+  Say(id, answer, absl::Seconds(11));
+  EXPECT_EQ(Status(id).diagnosis().instruction(), "F1.3|B0.2");
+  EXPECT_THAT(Act(absl::Seconds(12)), IsEmpty());
+
+  Say(id, Step(7), absl::Seconds(13));
+  job.set_diagnose(6);
+  core_.OnDesired(Desire({job}));
+  EXPECT_THAT(Act(absl::Seconds(20)), ElementsAre("ask tiny-1 epoch 1 rank 0"));
+  EXPECT_EQ(core_.NextDeadline(), absl::Seconds(22));
+  EXPECT_THAT(Act(absl::Seconds(22)), ElementsAre("inspect tiny-1 epoch 1 rank 0"));
+  core_.OnInspected(process_of_.at(id), "stopped by a signal", At(absl::Seconds(22)));
+  const v1::RankDiagnosis diagnosis = Status(id).diagnosis();
+  EXPECT_EQ(diagnosis.token(), 6u);
+  EXPECT_EQ(diagnosis.process(), "stopped by a signal");
+  EXPECT_EQ(diagnosis.step(), 8);
+  EXPECT_EQ(diagnosis.instruction(), "F1.3|B0.2") << "where it was seen last, in this very step";
+  EXPECT_DOUBLE_EQ(diagnosis.seconds(), 9);
+  EXPECT_EQ(core_.NextDeadline(), std::nullopt);
+}
+
+// --- Spares ---
+
+class SpareTest : public AgentCoreTest {
+ protected:
+  SpareTest() : AgentCoreTest(SpareOptions()) {}
+
+  static AgentOptions SpareOptions() {
+    AgentOptions options = Options();
+    options.spare = true;
+    return options;
   }
-
- private:
-  struct Process {
-    bool stop_asked = false;
-    absl::Duration stop_time;
-    bool peers = false;
-    int device = 0;
-  };
-
-  int Pick(int n) { return std::uniform_int_distribution<int>(0, n - 1)(random_); }
-
-  void Move() {
-    now_ += absl::Milliseconds(Pick(2000));
-    switch (Pick(4)) {
-      case 0:
-        return NewDesire();
-      case 1:
-        return core_.OnDesired(desired_);  // repeated
-      default:
-        if (!processes_.empty()) {
-          auto it = processes_.begin();
-          std::advance(it, Pick(static_cast<int>(processes_.size())));
-          Live(it->first, it->second);
-        }
-    }
-  }
-
-  void NewDesire() {
-    desired_.clear_jobs();
-    desired_.set_version(desired_.version() + 1);
-    for (const char* name : {"a-1", "b-2", "c-3"}) {
-      if (Pick(3) == 0) continue;
-      uint64_t& newest = newest_epoch_[name];
-      const int lag = Pick(6) == 0 ? 1 : 0;  // a coordinator that fell behind
-      if (newest == 0 || Pick(3) == 0) ++newest;
-      const uint64_t epoch = newest > 1 ? newest - lag : newest;
-      v1::DesiredJob job = Job(name, epoch, kDevices);
-      // Where its ranks run is a function of the epoch, as a plan's content must be.
-      if (epoch % 2 == 1) {
-        for (auto& rank : *job.mutable_plan()->mutable_ranks()) {
-          rank.set_device(kDevices - 1 - rank.device());
-        }
-      }
-      if (Pick(2) == 0) job.add_peers()->set_endpoint("x");
-      if (Pick(4) == 0) job.mutable_ranks()->RemoveLast();
-      *desired_.add_jobs() = std::move(job);
-    }
-    core_.OnDesired(desired_);
-    for (const v1::DesiredJob& job : desired_.jobs()) {
-      uint64_t& seen = seen_epoch_[job.plan().job()];
-      seen = std::max(seen, job.plan().epoch());
-    }
-  }
-
-  void Live(RankId id, const Process& process) {
-    switch (Pick(6)) {
-      case 0:
-        return core_.OnEvent(id, Listening("h:1"), now_);
-      case 1:
-        return core_.OnEvent(id, Training(), now_);
-      case 2:
-        return core_.OnEvent(id, Finished("w"), now_);
-      case 3:
-        return core_.OnEvent(id, Failed("f"), now_);
-      case 4:
-        return core_.OnChannelClosed(id, absl::OkStatus(), now_);
-      default:
-        static_cast<void>(process);
-        return Exit(id, Pick(2) == 0);
-    }
-  }
-
-  void Exit(RankId id, bool zero) {
-    processes_.erase(id);
-    core_.OnExited(id, zero, "ended");
-  }
-
-  void Reconcile() {
-    for (const AgentAction& action : core_.Reconcile(now_)) Do(action);
-    // A failed start and a death are new information; apart from them nothing may be left to do.
-    if (!news_) {
-      ASSERT_THAT(core_.Reconcile(now_), IsEmpty());
-    }
-    news_ = false;
-    for (const auto& [id, process] : processes_) {
-      const bool overdue = process.stop_asked && now_ >= process.stop_time + absl::Seconds(5);
-      ASSERT_FALSE(overdue) << ToString(id) << " should have been killed";
-    }
-  }
-
-  void Do(const AgentAction& action) {
-    const RankId& id = action.id;
-    switch (action.kind) {
-      case Kind::kStart: {
-        ASSERT_TRUE(started_.insert(id).second) << ToString(id) << " was started twice";
-        ASSERT_EQ(id.epoch, seen_epoch_[id.job.value()]) << "an old epoch was started";
-        const int device = action.command.start().plan().ranks(id.rank).device();
-        for (const auto& [other, process] : processes_) {
-          ASSERT_NE(process.device, device) << ToString(id) << " beside " << ToString(other);
-        }
-        if (Pick(8) == 0) {
-          news_ = true;
-          return core_.OnStartFailed(id, absl::InternalError("no"));
-        }
-        processes_[id].device = device;
-        return core_.OnStarted(id, 1);
-      }
-      case Kind::kSendPeers:
-        ASSERT_TRUE(processes_.contains(id));
-        ASSERT_FALSE(std::exchange(processes_[id].peers, true)) << "peers are sent once";
-        return;
-      case Kind::kStop:
-        ASSERT_TRUE(processes_.contains(id));
-        ASSERT_FALSE(std::exchange(processes_[id].stop_asked, true)) << "stop is sent once";
-        processes_[id].stop_time = now_;
-        return;
-      case Kind::kKill:
-        ASSERT_TRUE(processes_.contains(id));
-        news_ = true;
-        return Exit(id, false);
-      case Kind::kForget:
-        ASSERT_FALSE(processes_.contains(id)) << "forgotten while it runs";
-        return;
-    }
-  }
-
-  // With time going on and nothing new desired, only wanted ranks live, and each wanted rank is
-  // either alive or reported as ended.
-  void Settle() {
-    NewDesire();
-    for (int i = 0; i < 40; ++i) {
-      Reconcile();
-      now_ += absl::Seconds(5);
-    }
-    std::set<RankId> wanted;
-    for (const v1::DesiredJob& job : desired_.jobs()) {
-      const uint64_t newest = seen_epoch_[job.plan().job()];
-      for (const int rank : job.ranks()) {
-        wanted.insert(Id(job.plan().job(), job.plan().epoch(), rank));
-        if (job.plan().epoch() != newest) wanted.insert(Id(job.plan().job(), newest, rank));
-      }
-      if (job.plan().epoch() != newest) {
-        for (int rank = 0; rank < kDevices; ++rank)
-          wanted.insert(Id(job.plan().job(), newest, rank));
-      }
-    }
-    std::set<RankId> reported;
-    const v1::NodeReport report = core_.Report();
-    for (const v1::RankStatus& status : report.ranks()) {
-      const RankId id = Id(status.job(), status.epoch(), status.rank());
-      reported.insert(id);
-      EXPECT_TRUE(wanted.contains(id)) << ToString(id) << " is neither wanted nor forgotten";
-      const bool ended = status.state() == v1::RANK_STATE_FAILED ||
-                         status.state() == v1::RANK_STATE_FINISHED ||
-                         status.state() == v1::RANK_STATE_STOPPED;
-      EXPECT_NE(ended, processes_.contains(id)) << status.ShortDebugString();
-    }
-    for (const v1::DesiredJob& job : desired_.jobs()) {
-      for (const int rank : job.ranks()) {
-        EXPECT_TRUE(reported.contains(Id(job.plan().job(), job.plan().epoch(), rank)));
-      }
-    }
-    for (const auto& [id, process] : processes_) EXPECT_TRUE(reported.contains(id));
-  }
-
-  std::mt19937 random_;
-  AgentCore core_{Options()};
-  v1::DesiredState desired_;
-  absl::Duration now_;
-  bool news_ = false;
-  std::map<std::string, uint64_t> newest_epoch_;  // the job's truth
-  std::map<std::string, uint64_t> seen_epoch_;    // what the daemon was ever told
-  std::map<RankId, Process> processes_;
-  std::set<RankId> started_;
 };
 
-TEST(AgentCoreHistoryTest, RandomDesiresAndDeaths_ConvergeAndStartNothingTwice) {
-  for (uint32_t seed = 1; seed <= 400; ++seed) {
-    SCOPED_TRACE(absl::StrCat("seed ", seed));
-    RandomHistory(seed).Run(120);
-    if (::testing::Test::HasFailure()) return;
-  }
+TEST_F(SpareTest, IdleProcesses_AreTakenByTheNextRanks) {
+  EXPECT_THAT(Act(), ElementsAre("idle 0", "idle 1"));
+  EXPECT_EQ(core_.Report().ranks_size(), 0);
+  EXPECT_EQ(core_.IdleProcesses(), 2);
+  core_.OnDesired(Desire({Job("tiny-1", 4)}));
+  EXPECT_THAT(Act(), ElementsAre("at once tiny-1 epoch 4 rank 0"));
+  EXPECT_EQ(Status(Id("tiny-1", 4, 0)).pid(), 101);
+  EXPECT_EQ(core_.IdleProcesses(), 1) << "none beside a rank";
+  Say(Id("tiny-1", 4, 0), Listening("h:1"));
+  core_.OnDesired(Desire({}));
+  EXPECT_THAT(Act(), ElementsAre("stop tiny-1 epoch 4 rank 0"));
+  Exit(Id("tiny-1", 4, 0), true);
+  EXPECT_THAT(Act(), ElementsAre("idle 0")) << "the device is free again";
+}
+
+TEST_F(SpareTest, IdleProcessThatDiesAsItIsTaken_IsReplacedOnce) {
+  Act();
+  core_.OnDesired(Desire({Job("tiny-1", 4)}));
+  Act();
+  Exit(Id("tiny-1", 4, 0), false);
+  EXPECT_THAT(Act(), ElementsAre("start tiny-1 epoch 4 rank 0"));
+}
+
+TEST_F(SpareTest, IdleProcessThatEndsByItself_IsNotTriedAgainAndAgain) {
+  Act();
+  core_.OnExited(1, false, "did exit");
+  EXPECT_THAT(Act(), IsEmpty());
+  core_.OnDesired(Desire({Job("tiny-1", 4)}));
+  EXPECT_THAT(Act(), ElementsAre("start tiny-1 epoch 4 rank 0"));
+}
+
+TEST_F(SpareTest, Shutdown_StopsIdleProcessesToo) {
+  Act();
+  core_.Shutdown("the daemon ends");
+  EXPECT_EQ(Act().size(), 2u);
+  EXPECT_TRUE(core_.AnyProcessAlive());
+  core_.OnExited(1, true, "exited");
+  core_.OnExited(2, true, "exited");
+  EXPECT_THAT(Act(), IsEmpty());
+  EXPECT_FALSE(core_.AnyProcessAlive());
 }
 
 }  // namespace
