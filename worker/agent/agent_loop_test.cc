@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -20,6 +21,7 @@
 namespace fathom {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -30,21 +32,29 @@ constexpr absl::Duration kLong = absl::Seconds(30);  // a test that waits this l
 // script in their checkpoint directory (test_rank.cc), and the newest report.
 class AgentLoopTest : public ::testing::Test {
  protected:
-  void SetUp() override {
+  void SetUp() override { StartLoop(false); }
+
+  void StartLoop(bool spare) {
     AgentOptions core;
     core.node.set_name("n0");
     core.node.set_address("127.0.0.1");
     for (int i = 0; i < 2; ++i) core.node.add_devices()->set_index(i);
     core.incarnation = 1;
+    core.spare = spare;
     core.stop_grace = kGrace;
     core.check_plan = [](const v1::Plan&) { return absl::OkStatus(); };
     AgentLoopOptions options;
     options.rank_binary =
         absl::StrCat(std::getenv("TEST_SRCDIR"), "/fathom/worker/agent/test_rank");
     options.stop_fd = stop_.get();
-    options.publish = [this](const v1::NodeReport& report, bool) {
+    options.publish = [this](const v1::NodeReport& report, bool urgent) {
       absl::MutexLock lock(&mutex_);
       report_ = report;
+      urgent_ = urgent;
+    };
+    options.on_preflight = [this](const v1::PreflightRequest& request) {
+      absl::MutexLock lock(&mutex_);
+      preflights_.push_back(request.id());
     };
     options.rank_logs = &logs_;
     options.clock = &clock_;
@@ -73,23 +83,35 @@ class AgentLoopTest : public ::testing::Test {
     EXPECT_TRUE(result_.ok()) << result_;
   }
 
-  // One job of as many ranks as there are scripts; rank i on device i.
-  void Desire(uint64_t epoch, const std::vector<std::string>& scripts, bool peers = false) {
+  // Rank 0 of job-<i>, on device i, with a script of its own.
+  static v1::DesiredJob JobOf(size_t i, uint64_t epoch, const std::string& script,
+                              bool peers = false) {
+    v1::DesiredJob job;
+    job.mutable_plan()->set_job(absl::StrCat("job-", i));
+    job.mutable_plan()->set_epoch(epoch);
+    v1::RankAssignment* rank = job.mutable_plan()->add_ranks();
+    rank->set_node("n0");
+    rank->set_device(static_cast<int32_t>(i));
+    job.add_ranks(0);
+    job.set_checkpoint_directory(script);
+    if (peers) job.add_peers()->set_endpoint("here");
+    return job;
+  }
+
+  void Desire(const std::vector<v1::DesiredJob>& jobs) {
     v1::DesiredState desired;
     desired.set_version(++version_);
-    for (size_t i = 0; i < scripts.size(); ++i) {
-      // A job per rank, so that each has a script of its own.
-      v1::DesiredJob* job = desired.add_jobs();
-      job->mutable_plan()->set_job(absl::StrCat("job-", i));
-      job->mutable_plan()->set_epoch(epoch);
-      v1::RankAssignment* rank = job->mutable_plan()->add_ranks();
-      rank->set_node("n0");
-      rank->set_device(static_cast<int32_t>(i));
-      job->add_ranks(0);
-      job->set_checkpoint_directory(scripts[i]);
-      if (peers) job->add_peers()->set_endpoint("here");
-    }
+    for (const v1::DesiredJob& job : jobs) *desired.add_jobs() = job;
     loop_->Desire(desired);
+  }
+
+  // A job per script.
+  void Desire(uint64_t epoch, const std::vector<std::string>& scripts, bool peers = false) {
+    std::vector<v1::DesiredJob> jobs;
+    for (size_t i = 0; i < scripts.size(); ++i) {
+      jobs.push_back(JobOf(i, epoch, scripts[i], peers));
+    }
+    Desire(jobs);
   }
 
   // The loop looks at the time when something happens, such as the same desired state once more.
@@ -137,7 +159,10 @@ class AgentLoopTest : public ::testing::Test {
   uint64_t version_ = 0;
 
   absl::Mutex mutex_;
-  v1::NodeReport report_;  // guarded by mutex_
+  // Guarded by mutex_.
+  v1::NodeReport report_;
+  bool urgent_ = false;
+  std::vector<std::string> preflights_;
 
   std::unique_ptr<AgentLoop> loop_;
   std::thread thread_;
@@ -185,18 +210,134 @@ TEST_F(AgentLoopTest, RankThatSpeaksGibberish_IsKilled) {
   Stop();  // returns only once no process is left
 }
 
-TEST_F(AgentLoopTest, NewEpoch_ReplacesARankThatIgnoresTheStop) {
-  Desire(1, {"listen;hang", "listen;stop"});
-  const v1::RankStatus old = AwaitState(0, v1::RANK_STATE_LISTENING);
-  AwaitState(1, v1::RANK_STATE_LISTENING);
+TEST_F(AgentLoopTest, NewEpoch_IsTakenByTheSameProcessOrByAFreshOneIfThatDoesNotObey) {
+  Desire(1, {"listen;hang", "listen;start;listen;stop"});
+  const v1::RankStatus deaf = AwaitState(0, v1::RANK_STATE_LISTENING);
+  const v1::RankStatus obedient = AwaitState(1, v1::RANK_STATE_LISTENING);
   Desire(2, {"listen;stop", "listen;stop"});
-  AwaitState(1, v1::RANK_STATE_LISTENING, 2);
-  EXPECT_THAT(AwaitState(0, v1::RANK_STATE_STARTING, 2).message(), HasSubstr("waits for device 0"));
+  EXPECT_EQ(AwaitState(1, v1::RANK_STATE_LISTENING, 2).pid(), obedient.pid());
+  EXPECT_EQ(AwaitState(0, v1::RANK_STATE_STARTING, 2).pid(), deaf.pid());
   LetGracePass(2, {"listen;stop", "listen;stop"});
   const v1::RankStatus fresh = AwaitState(0, v1::RANK_STATE_LISTENING, 2);
-  EXPECT_NE(fresh.pid(), old.pid());
-  EXPECT_EQ(::kill(static_cast<pid_t>(old.pid()), 0), -1) << "killed and reaped";
-  EXPECT_THAT(registry_.Text(), HasSubstr("fathom_worker_rank_starts_total 4"));
+  EXPECT_NE(fresh.pid(), deaf.pid());
+  EXPECT_EQ(::kill(static_cast<pid_t>(deaf.pid()), 0), -1) << "killed and reaped";
+  EXPECT_THAT(registry_.Text(), HasSubstr("fathom_worker_rank_starts_total 3"));
+  EXPECT_THAT(registry_.Text(), HasSubstr("fathom_worker_rank_moves_total{at=\"once\"} 1"));
+}
+
+TEST_F(AgentLoopTest, LaterEpochBesideTheEarlier_IsJoinedAtABoundaryWithAnotherLog) {
+  const std::string script =
+      "listen;peers;train;print:of one;start;listen;peers;load;print:of two;train;step:9;stop";
+  Desire({JobOf(0, 1, script, true)});
+  const v1::RankStatus training = AwaitState(0, v1::RANK_STATE_TRAINING);
+  Desire({JobOf(0, 1, script, true), JobOf(0, 2, script)});
+  AwaitState(0, v1::RANK_STATE_LISTENING, 2);
+  AwaitState(0, v1::RANK_STATE_TRAINING);
+  Desire({JobOf(0, 1, script, true), JobOf(0, 2, script, true)});
+  EXPECT_EQ(AwaitState(0, v1::RANK_STATE_TRAINING, 2).pid(), training.pid());
+  AwaitState(0, v1::RANK_STATE_MOVED);
+  Desire({JobOf(0, 2, script, true)});
+  const v1::NodeReport report = Await("step 9", [](const v1::NodeReport& r) {
+    return r.ranks_size() == 1 && r.ranks(0).last_step().step() == 9;
+  });
+  EXPECT_EQ(report.ranks(0).timeline().first_step_ms(), clock_.WallMs());
+  EXPECT_THAT(registry_.Text(), HasSubstr("fathom_worker_rank_moves_total{at=\"boundary\"} 1"));
+  EXPECT_EQ(logs_.Tail({JobId("job-0"), 1, 0}), "of one");
+  EXPECT_EQ(logs_.Tail({JobId("job-0"), 2, 0}), "of two");
+}
+
+TEST_F(AgentLoopTest, HeldRank_IsReportedAtOnceAndShownAsSuch) {
+  v1::DesiredJob job = JobOf(0, 1, "listen;train;hold;held:told to;stop");
+  Desire({job});
+  AwaitState(0, v1::RANK_STATE_TRAINING);
+  job.set_hold(true);
+  Desire({job});
+  EXPECT_EQ(AwaitState(0, v1::RANK_STATE_HELD).message(), "told to");
+  {
+    absl::MutexLock lock(&mutex_);
+    EXPECT_TRUE(urgent_);
+  }
+  metrics_.Refresh();
+  EXPECT_THAT(registry_.Text(), HasSubstr("fathom_worker_ranks{state=\"held\"} 1"));
+}
+
+TEST_F(AgentLoopTest, ParkedRank_EndsAsParked) {
+  v1::DesiredJob job = JobOf(0, 1, "listen;train;park;parked:4");
+  job.set_park(true);
+  Desire({job});
+  EXPECT_EQ(AwaitState(0, v1::RANK_STATE_PARKED).held_step(), 4);
+  EXPECT_THAT(registry_.Text(), HasSubstr("fathom_worker_rank_exits_total{how=\"parked\"} 1"));
+}
+
+TEST_F(AgentLoopTest, Diagnosis_ComesFromTheRankOrElseFromTheKernel) {
+  std::vector<v1::DesiredJob> jobs = {JobOf(0, 1, absl::StrCat("listen;step:3;signal:", SIGSTOP)),
+                                      JobOf(1, 1, "listen;diagnose;answer:B0.2;stop")};
+  Desire(jobs);
+  const pid_t stopped = static_cast<pid_t>(AwaitState(0, v1::RANK_STATE_LISTENING).pid());
+  siginfo_t info;
+  ASSERT_EQ(::waitid(P_PID, static_cast<id_t>(stopped), &info, WSTOPPED | WNOWAIT), 0);
+  for (v1::DesiredJob& job : jobs) job.set_diagnose(6);
+  Desire(jobs);
+  const auto told = [](const v1::NodeReport& report, int rank) {
+    return report.ranks_size() == 2 && report.ranks(rank).diagnosis().token() == 6;
+  };
+  const v1::NodeReport first = Await("answer", [&](const auto& r) { return told(r, 1); });
+  EXPECT_EQ(first.ranks(1).diagnosis().instruction(), "B0.2");
+  EXPECT_FALSE(first.ranks(0).has_diagnosis());
+  clock_.Advance(absl::Seconds(2));
+  Desire(jobs);
+  const v1::NodeReport second = Await("inspection", [&](const auto& r) { return told(r, 0); });
+  EXPECT_EQ(second.ranks(0).diagnosis().process(), "stopped by a signal");
+  EXPECT_EQ(second.ranks(0).diagnosis().step(), 4);
+  ASSERT_EQ(::kill(stopped, SIGKILL), 0);  // a stop would wait for the clock
+}
+
+TEST_F(AgentLoopTest, StoppedProcess_IsReplacedWhenItsJobGoesOn) {
+  Desire(1, {absl::StrCat("listen;signal:", SIGSTOP)});
+  const v1::RankStatus old = AwaitState(0, v1::RANK_STATE_LISTENING);
+  Desire(2, {"listen;stop"});
+  AwaitState(0, v1::RANK_STATE_STARTING, 2);
+  LetGracePass(2, {"listen;stop"});
+  EXPECT_NE(AwaitState(0, v1::RANK_STATE_LISTENING, 2).pid(), old.pid());
+}
+
+TEST_F(AgentLoopTest, SpareNode_HasAProcessReadyForItsRank) {
+  Stop();
+  uint64_t stops;
+  ASSERT_GT(::read(stop_.get(), &stops, sizeof(stops)), 0);
+  StartLoop(true);
+  Await("up", [](const v1::NodeReport& report) { return report.spare(); });
+  metrics_.Refresh();
+  EXPECT_THAT(registry_.Text(), HasSubstr("fathom_worker_idle_processes 2"));
+  EXPECT_THAT(registry_.Text(), HasSubstr("fathom_worker_rank_starts_total 2"));
+  Desire(3, {"listen;print:mine;train;stop"});
+  AwaitState(0, v1::RANK_STATE_TRAINING, 3);
+  EXPECT_EQ(logs_.Tail({JobId("job-0"), 3, 0}), "mine");
+  metrics_.Refresh();
+  EXPECT_THAT(registry_.Text(), HasSubstr("fathom_worker_idle_processes 1"));
+  EXPECT_THAT(registry_.Text(), HasSubstr("fathom_worker_rank_starts_total 2"));
+}
+
+TEST_F(AgentLoopTest, HealthAndPreflight_AreReportedAndRequestsHandedOutOnce) {
+  v1::NodeHealth health;
+  health.add_signals()->set_severity(v1::SEVERITY_FATAL);
+  loop_->SetHealth(health);
+  v1::PreflightReport preflight;
+  preflight.set_id("p1");
+  loop_->SetPreflight(preflight);
+  const v1::NodeReport report = Await("preflight", [](const v1::NodeReport& r) {
+    return r.preflight().id() == "p1" && r.health().signals_size() == 1;
+  });
+  EXPECT_EQ(report.health().signals(0).severity(), v1::SEVERITY_FATAL);
+  v1::DesiredState desired;
+  for (const char* id : {"q1", "q1", "q2"}) {
+    desired.set_version(++version_);
+    desired.mutable_preflight()->set_id(id);
+    loop_->Desire(desired);
+    Await("acted", [this](const v1::NodeReport& r) { return r.desired_version() == version_; });
+  }
+  absl::MutexLock lock(&mutex_);
+  EXPECT_THAT(preflights_, ElementsAre("q1", "q2"));
 }
 
 TEST_F(AgentLoopTest, BinaryThatIsNotThere_FailsTheRankWithTheReason) {

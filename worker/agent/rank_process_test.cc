@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "worker/agent/process_inspection.h"
 #include "worker/agent/rank_logs.h"
 
 namespace fathom {
@@ -157,6 +158,26 @@ TEST_F(RankProcessTest, Events_ArriveInOrderBeforeTheEnd) {
   EXPECT_EQ(AwaitExit(&process).code, 0);
 }
 
+v1::RankCommand StartOf(uint64_t epoch, const std::string& script = "") {
+  v1::RankCommand command;
+  command.mutable_start()->mutable_plan()->set_epoch(epoch);
+  command.mutable_start()->set_checkpoint_directory(script);
+  return command;
+}
+
+TEST_F(RankProcessTest, ProcessStartedAhead_WaitsForItsRankAndGoesOnToALaterEpoch) {
+  const UniqueFd log(::open("/dev/null", O_WRONLY | O_CLOEXEC));
+  absl::StatusOr<RankProcess> process = RankProcess::Start(TestRank(), {}, log.get());
+  ASSERT_TRUE(process.ok()) << process.status();
+  ASSERT_TRUE(process->Send(StartOf(3, "listen;train;step:1;start;listen;step:2")).ok());
+  ASSERT_TRUE(process->Send(StartOf(4)).ok());
+  absl::Status why;
+  std::vector<uint64_t> epochs;
+  for (const v1::RankEvent& event : AwaitEvents(&*process, &why)) epochs.push_back(event.epoch());
+  EXPECT_THAT(epochs, ElementsAre(3, 3, 3, 4, 4));
+  EXPECT_EQ(AwaitExit(&*process).code, 0);
+}
+
 TEST_F(RankProcessTest, ChannelClosedByALivingRank_IsNoticed) {
   RankProcess process = Started("close;hang");
   absl::Status why;
@@ -229,6 +250,19 @@ TEST_F(RankProcessTest, FileThatIsNoProgram_IsAnError) {
   EXPECT_FALSE(RankProcess::Start("/etc/passwd", {}, log.get()).ok());
 }
 
+// --- What the kernel says ---
+
+TEST(ProcessInspectionTest, StateAndPlace_AreSaidInWords) {
+  EXPECT_EQ(DescribeProcess("Name:\tx\nState:\tT (stopped)\n", "do_signal_stop"),
+            "stopped by a signal");
+  EXPECT_EQ(DescribeProcess("State:\tD (disk sleep)\n", "rq_qos_wait"),
+            "in disk wait in rq_qos_wait");
+  EXPECT_EQ(DescribeProcess("State:\tS (sleeping)\n", "0"), "sleeping");
+  EXPECT_EQ(DescribeProcess("State:\tR (running)\n", ""), "running");
+  EXPECT_EQ(DescribeProcess("", ""), "gone");
+  EXPECT_EQ(DescribeProcess(::getpid()), "running");
+}
+
 // --- Logs ---
 
 class RankLogsTest : public ::testing::Test {
@@ -295,6 +329,36 @@ TEST_F(RankLogsTest, SymbolicLinkAmongTheLogs_IsNotFollowed) {
   std::filesystem::create_symlink("/etc/passwd", folder_ + "/logs/tiny-1/2/rank-4.log");
   EXPECT_FALSE(logs_.Read({id_.job, 2, 4}, 0, 10).ok());
   EXPECT_TRUE(std::filesystem::is_empty(outside));
+}
+
+TEST_F(RankLogsTest, LogMadeForARank_LiesWhereItIsReadAndKeepsWhatItHas) {
+  Append(id_, "x");
+  const absl::StatusOr<std::string> path = logs_.Create(id_);
+  ASSERT_TRUE(path.ok()) << path.status();
+  EXPECT_EQ(*path, folder_ + "/logs/tiny-1/2/rank-3.log");
+  EXPECT_EQ(logs_.Read(id_, 0, 10)->bytes, "x");
+}
+
+TEST_F(RankLogsTest, IdleProcess_BeginsItsLogAnew) {
+  for (const char* word : {"long ago", "now"}) {
+    const absl::StatusOr<int> fd = logs_.OpenIdle(5);
+    ASSERT_TRUE(fd.ok()) << fd.status();
+    const UniqueFd owned(*fd);
+    ASSERT_GT(::write(owned.get(), word, std::string(word).size()), 0);
+  }
+  EXPECT_EQ(std::filesystem::file_size(folder_ + "/logs/idle-5.log"), 3u);
+}
+
+TEST_F(RankLogsTest, MoreEpochsThanAreKept_LoseTheOldestOfThatJobOnly) {
+  Append({JobId("other-1"), 1, 0}, "x");
+  for (uint64_t epoch = 1; epoch <= RankLogs::kEpochLogsKept + 3; ++epoch) {
+    Append({id_.job, epoch, 0}, "x");
+  }
+  const absl::StatusOr<std::vector<uint64_t>> epochs = logs_.Epochs(id_.job);
+  ASSERT_TRUE(epochs.ok()) << epochs.status();
+  EXPECT_EQ(epochs->size(), static_cast<size_t>(RankLogs::kEpochLogsKept));
+  EXPECT_EQ(epochs->front(), 4u);
+  EXPECT_TRUE(logs_.Read({JobId("other-1"), 1, 0}, 0, 1).ok());
 }
 
 TEST_F(RankLogsTest, Tail_IsTheLastWholeLinesAsUtf8) {

@@ -2,8 +2,10 @@
 // by ';'. The script is the argument --script=... or, without one, what RankStart gives as the
 // checkpoint directory. The process exits with 0 after the last word.
 //
-//   listen  train  finish  step:N  fail:TEXT  checkpoint:N   events to the daemon
-//   peers  stop  eof          wait for that command, or the channel's end
+//   listen  load  train  finish  step:N  fail:TEXT  checkpoint:N  held:TEXT  parked:N  answer:TEXT
+//                             events to the daemon, of the epoch that it was told of last
+//   start  peers  stop  hold  park  diagnose  eof  wait for that command, or the channel's end
+//   epoch:N                   of the events that follow
 //   exit:N  signal:N  hang    end, or never do
 //   print:TEXT  surroundings  write to standard output
 //   close  garbage  orphan    close the channel, spoil it, leave a child behind
@@ -13,6 +15,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -62,6 +65,7 @@ class TestRank {
     if (script.empty()) {
       v1::RankCommand command;
       if (!Receive(&command) || !command.has_start()) return 91;
+      TakeStart(command.start());
       script = command.start().checkpoint_directory();
     }
     for (const std::string& word : std::vector<std::string>(absl::StrSplit(script, ';'))) {
@@ -79,9 +83,18 @@ class TestRank {
 
   bool Send(const v1::RankEvent& event) { return channel_.Send(event).ok(); }
 
+  void TakeStart(const v1::RankStart& start) {
+    epoch_ = start.plan().epoch();
+    if (start.log_file().empty()) return;
+    const int fd = ::open(start.log_file().c_str(), O_WRONLY | O_APPEND);
+    if (fd < 0 || ::dup2(fd, STDOUT_FILENO) < 0 || ::close(fd) != 0) std::exit(93);
+  }
+
   bool AwaitCommand(v1::RankCommand::CommandCase which) {
     v1::RankCommand command;
     while (Receive(&command)) {
+      if (command.has_start()) TakeStart(command.start());
+      if (command.has_diagnose()) token_ = command.diagnose().token();
       if (command.command_case() == which) return true;
     }
     return which == v1::RankCommand::COMMAND_NOT_SET;
@@ -91,6 +104,11 @@ class TestRank {
     if (SendWord(word, value)) return true;
     if (word == "peers") return AwaitCommand(v1::RankCommand::kPeers);
     if (word == "stop") return AwaitCommand(v1::RankCommand::kStop);
+    if (word == "start") return AwaitCommand(v1::RankCommand::kStart);
+    if (word == "hold") return AwaitCommand(v1::RankCommand::kHold);
+    if (word == "park") return AwaitCommand(v1::RankCommand::kPark);
+    if (word == "diagnose") return AwaitCommand(v1::RankCommand::kDiagnose);
+    if (word == "epoch") return epoch_ = std::strtoull(value.c_str(), nullptr, 10), true;
     if (word == "eof") return AwaitCommand(v1::RankCommand::COMMAND_NOT_SET);
     if (word == "exit") std::_Exit(std::atoi(value.c_str()));
     if (word == "signal") return ::raise(std::atoi(value.c_str())) == 0;
@@ -120,9 +138,19 @@ class TestRank {
       event.mutable_checkpoint()->set_step(std::atoi(value.c_str()));
     } else if (word == "fail") {
       event.set_failed(value);
+    } else if (word == "load") {
+      event.mutable_loading();
+    } else if (word == "held") {
+      event.mutable_held()->set_message(value);
+    } else if (word == "parked") {
+      event.mutable_parked()->set_step(std::atoi(value.c_str()));
+    } else if (word == "answer") {
+      event.mutable_diagnosis()->set_token(token_);
+      event.mutable_diagnosis()->set_instruction(value);
     } else {
       return false;
     }
+    event.set_epoch(epoch_);
     return Send(event);
   }
 
@@ -133,6 +161,8 @@ class TestRank {
     }
   }
 
+  uint64_t epoch_ = 0;
+  uint64_t token_ = 0;
   RankChannel channel_ = RankChannel::FromFd(kRankChannelFd);
 };
 
