@@ -10,7 +10,9 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -29,8 +31,18 @@ struct DurableJob {
   std::shared_ptr<const v1::Job> job;  // resolved
   v1::JobState state = v1::JOB_STATE_PENDING;
   std::string reason;
-  uint64_t epoch = 0;                    // 0: never planned
-  std::shared_ptr<const v1::Plan> plan;  // newest one made; may be of an older epoch
+  uint64_t epoch = 0;                         // 0: never planned
+  std::shared_ptr<const v1::Plan> plan;       // newest one in force; may be of an older epoch
+  std::shared_ptr<const v1::Plan> next_plan;  // prepared for a change at a step boundary, or null
+  uint64_t last_epoch = 0;  // highest number ever used, by a dropped next plan too
+  // The newest few before `plan`, newest last: where ranks of older epochs may still live.
+  std::vector<std::shared_ptr<const v1::Plan>> former_plans;
+  // Oldest first; at most limits::kMaxRecoveries.
+  std::vector<std::shared_ptr<const v1::RecoveryRecord>> recoveries;
+  std::shared_ptr<const v1::ParkRequest> park;  // null: none
+  int64_t diagnose = 0;                         // newest request for a diagnosis
+  std::vector<v1::RankDiagnosis> diagnoses;     // of the last hang
+  int64_t queued_ms = 0;                        // when it (re)joined the queue
   v1::ResumePoint resume_from;      // where the first epoch begins; empty manifest: initial weights
   v1::CheckpointReport checkpoint;  // newest durable one
   int64_t best_step = 0;            // furthest step known when the newest epoch began
@@ -44,7 +56,19 @@ struct DurableJob {
   int64_t started_ms = 0;
   int64_t finished_ms = 0;
 
+  // The recovery that led to that epoch; else null.
+  const v1::RecoveryRecord* RecoveryOf(uint64_t of_epoch) const;
+  // The plan of that epoch, if it is still remembered; else null.
+  const v1::Plan* PlanOf(uint64_t of_epoch) const;
   bool HasCurrentPlan() const { return plan != nullptr && epoch != 0 && plan->epoch() == epoch; }
+};
+
+// What was decided about a node, and outlives this program.
+struct DurableNode {
+  v1::NodeAdmin admin;
+  bool drained = false;           // it drains, and its last rank has left
+  v1::PreflightReport preflight;  // newest finished one
+  std::string preflight_request;  // id of the newest asked for; answered once `preflight` has it
 };
 
 // A command already applied, by its request_id.
@@ -52,6 +76,7 @@ struct AppliedCommand {
   std::string request_id;
   std::string kind;  // of its record
   JobId job;
+  NodeName node;
 };
 
 class DurableState {
@@ -67,11 +92,16 @@ class DurableState {
   void Rollback();
 
   const Jobs& jobs() const { return jobs_; }
+  const Jobs& unfinished() const { return unfinished_; }
+  using Nodes = std::map<NodeName, std::shared_ptr<const DurableNode>>;
+  const Nodes& nodes() const { return nodes_; }
+  // Never null: a node about which nothing was decided has empty fields.
+  std::shared_ptr<const DurableNode> FindNode(const NodeName& name) const;
   // Null if there is none. By id, or else by name (of several, the newest).
   std::shared_ptr<const DurableJob> Find(const JobId& id) const;
   std::shared_ptr<const DurableJob> FindByNameOrId(const std::string& name) const;
   std::shared_ptr<const DurableJob> FindUnfinished(const JobName& name) const;
-  int UnfinishedCount() const { return unfinished_; }
+  int UnfinishedCount() const { return static_cast<int>(unfinished_.size()); }
 
   const std::deque<v1::Event>& events() const { return events_; }
   const AppliedCommand* FindCommand(const std::string& request_id) const;
@@ -85,21 +115,30 @@ class DurableState {
  private:
   absl::Status ApplySubmitted(const v1::Record& record);
   absl::Status ApplyJobChange(const v1::Record& record);
+  absl::Status ApplyNodeChange(const v1::Record& record);
   void Put(std::shared_ptr<const DurableJob> job);
+  void PutNode(const NodeName& name, std::shared_ptr<const DurableNode> node);
+  void Remember(AppliedCommand command);
   void Erase(int64_t number);
   void Trim();
 
   Jobs jobs_;
   std::map<JobId, int64_t> number_of_;
-  int unfinished_ = 0;
+  std::map<JobName, std::set<int64_t>> numbers_of_name_;
+  Jobs unfinished_;
+  Nodes nodes_;
   std::deque<v1::Event> events_;
   std::deque<AppliedCommand> commands_;
+  // By request_id: which command, counted from the first ever.
+  std::unordered_map<std::string, uint64_t> command_of_;
+  uint64_t commands_forgotten_ = 0;
   uint64_t sequence_ = 0;
   int64_t next_number_ = 1;
 
   // Since Mark: what each touched job was before (null: not there), and how much was appended.
   struct Undo {
     std::map<int64_t, std::shared_ptr<const DurableJob>> before;
+    std::map<NodeName, std::shared_ptr<const DurableNode>> nodes_before;
     size_t events = 0;
     size_t commands = 0;
     uint64_t sequence = 0;

@@ -18,7 +18,9 @@ bool MayChange(v1::JobState from, v1::JobState to) {
   if (IsFinal(from)) return false;
   switch (to) {
     case v1::JOB_STATE_PENDING:
-      return from == v1::JOB_STATE_UNSPECIFIED;
+      return from == v1::JOB_STATE_UNSPECIFIED || from == v1::JOB_STATE_SUSPENDED || IsActive(from);
+    case v1::JOB_STATE_SUSPENDED:
+      return from == v1::JOB_STATE_PENDING || IsActive(from);
     case v1::JOB_STATE_STARTING:
       return from == v1::JOB_STATE_PENDING;
     case v1::JOB_STATE_RUNNING:

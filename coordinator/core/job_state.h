@@ -10,6 +10,10 @@
 //      +---- cancelled or given up ----------+--> CANCELLED, FAILED    (from every state but the
 //      last)
 //
+// An active job that is parked (its state saved, its devices given back) goes back to PENDING, or
+// to SUSPENDED if its user wished so, which a waiting job can be too; from there it goes to
+// PENDING.
+//
 // A job that recovers may fail again (RECOVERING to RECOVERING), and COMPLETED follows from
 // STARTING and RECOVERING too, as short jobs end before they are seen to run. COMPLETED, FAILED and
 // CANCELLED are final. Planning is part of the decision that starts a job, so PLANNING is never

@@ -117,7 +117,9 @@ TEST(RankEpochs, OneProcessKilledAndReplaced_AtMostOneStepIsRedoneAndTheWeightsA
     processes[victim]->Kill();
     if (hold) {
       survivor.Hold(1);
-      EXPECT_EQ(survivor.AwaitHeld(1).held().step(), survivor.Steps().size());
+      const int64_t step = survivor.AwaitHeld(1).held().step();
+      const int64_t committed = static_cast<int64_t>(survivor.Steps().size());
+      EXPECT_TRUE(step == committed || step == committed + 1) << step << " of " << committed;
     }
     processes[victim] = std::make_unique<RankProcess>("replacement");
     std::vector<int> nodes = {0, 1};
@@ -142,7 +144,7 @@ TEST(RankEpochs, PeerLost_HeldWithTheBlamedNodeAndItsNewestStep) {
   const v1::RankEvent event = a.AwaitHeld(1);
   EXPECT_EQ(event.held().blamed_node(), "node7") << event.ShortDebugString();
   EXPECT_TRUE(absl::StartsWith(event.held().message(), "UNAVAILABLE: ")) << event.held().message();
-  EXPECT_EQ(event.held().step(), a.Steps().back());
+  EXPECT_GE(event.held().step(), a.Steps().back());
   a.Stop();
   EXPECT_TRUE(a.Join().ok());
 }

@@ -20,6 +20,7 @@
 #include "worker/engine/rank_orders.h"
 #include "worker/engine/rank_parts.h"
 #include "worker/engine/rank_progress.h"
+#include "worker/engine/state_memory.h"
 #include "worker/engine/train_loop.h"
 #include "worker/transport/rendezvous.h"
 
@@ -99,7 +100,8 @@ class RankSession {
   const Clock* const clock_;
   RankEvents events_;
   RankProgress progress_;
-  RankOrders orders_;  // ends its thread before the others go
+  StateMemory memory_;  // of all epochs
+  RankOrders orders_;   // ends its thread before the others go
   Stage stage_ = Stage::kPreparing;
 };
 
@@ -155,7 +157,7 @@ void RankSession::Hold(uint64_t epoch, std::string message, std::string blamed_n
   v1::RankHeld held;
   held.set_message(std::move(message));
   held.set_blamed_node(std::move(blamed_node));
-  held.set_step(progress_.steps_done());
+  held.set_step(memory_.newest_step());
   events_.Held(epoch, held);
 }
 
@@ -182,7 +184,7 @@ absl::StatusOr<TrainEnd> RankSession::RunEpoch(RankOrders::Assignment& epoch) {
 
   stage_ = Stage::kTraining;
   progress_.At("build");
-  FATHOM_RETURN_IF_ERROR(ConnectRank(layout, std::move(window), parts.get(), clock_));
+  FATHOM_RETURN_IF_ERROR(ConnectRank(layout, std::move(window), parts.get(), clock_, &memory_));
   orders_.Watch(nullptr, parts->window.get());
   absl::StatusOr<TrainEnd> end = Train(start, parts.get());
   // Peers that still wait for this rank learn at once that it is gone.
