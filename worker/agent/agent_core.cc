@@ -234,6 +234,11 @@ void AgentCore::OnHeld(Process* process, Rank* rank, const v1::RankHeld& held, A
   rank->status.set_held_step(held.step());
   rank->status.set_blamed_node(held.blamed_node());
   ++revision_;
+  // Nobody's fault and not our wish: it is the boundary at which it was to leave.
+  if (process->leaves_for && held.blamed_node().empty() && !rank->hold_sent) {
+    return SetState(rank, v1::RANK_STATE_MOVED,
+                    absl::StrCat("left for epoch ", *process->leaves_for));
+  }
   SetState(rank, v1::RANK_STATE_HELD, held.message());
 }
 
@@ -620,8 +625,8 @@ void AgentCore::MaybeStart(const RankId& id, Rank* rank, AgentMoment now, Action
   }
   Adopt(id, rank, holder_id, holder, now);
   rank->status.set_pid(holder->pid);
-  actions->push_back(
-      {Kind::kSend, holder_id, holder->device, id, StartCommand(job, id.rank, false)});
+  actions->push_back({Kind::kSend, holder_id, holder->device, id,
+                      StartCommand(job, id.rank, desired_.ListsEarlier(id.job, id.epoch))});
 }
 
 // Books the rank on a process that runs nothing else.
@@ -648,7 +653,8 @@ void AgentCore::Spawn(int32_t device, const RankId* id, AgentMoment now, Actions
     Adopt(*id, &rank, process_id, &process, now);
     rank.spawned = true;
     spawn.rank = *id;
-    spawn.command = StartCommand(*desired_.Find(id->job, id->epoch), id->rank, false);
+    spawn.command = StartCommand(*desired_.Find(id->job, id->epoch), id->rank,
+                                 desired_.ListsEarlier(id->job, id->epoch));
   }
   actions->push_back(std::move(spawn));
 }

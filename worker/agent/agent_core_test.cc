@@ -102,7 +102,8 @@ std::string Words(const AgentAction& action, const std::string& whose) {
   const std::string rank = action.rank ? ToString(*action.rank) : whose;
   switch (action.kind) {
     case Kind::kSpawn:
-      return action.rank ? absl::StrCat("start ", rank) : absl::StrCat("idle ", action.device);
+      if (!action.rank) return absl::StrCat("idle ", action.device);
+      return absl::StrCat(command.start().at_boundary() ? "prepare " : "start ", rank);
     case Kind::kKill:
       return absl::StrCat("kill ", rank);
     case Kind::kInspect:
@@ -284,7 +285,7 @@ TEST_F(AgentCoreTest, OlderEpoch_IsRefusedAndTheNewerOneKeepsRunning) {
 
 TEST_F(AgentCoreTest, TwoEpochsListedAndNoProcess_OnlyTheNewerIsStarted) {
   core_.OnDesired(Desire({Job("tiny-1", 3), Job("tiny-1", 2)}));
-  EXPECT_THAT(Act(), ElementsAre("start tiny-1 epoch 3 rank 0"));
+  EXPECT_THAT(Act(), ElementsAre("prepare tiny-1 epoch 3 rank 0"));
   EXPECT_EQ(Status(Id("tiny-1", 2, 0)).state(), v1::RANK_STATE_FAILED);
 }
 
@@ -542,16 +543,27 @@ TEST_F(AgentCoreTest, RankWithoutAPlaceInTheLaterEpoch_LeavesWithTheOthers) {
   later.add_peers()->set_endpoint("h:2");
   core_.OnDesired(Desire({Job("tiny-1", 1, 2), later}));
   EXPECT_THAT(Act(), ElementsAre("peers of 2 to tiny-1 epoch 1 rank 1"));
+  Say(Id("tiny-1", 1, 1), Held(8, "left at the boundary", ""));
+  EXPECT_EQ(Status(Id("tiny-1", 1, 1)).state(), v1::RANK_STATE_MOVED) << "no complaint";
   EXPECT_EQ(Exit(Id("tiny-1", 1, 1), true), v1::RANK_STATE_MOVED);
   EXPECT_THAT(Status(Id("tiny-1", 1, 1)).message(), HasSubstr("left for epoch 2"));
   EXPECT_THAT(Act(), IsEmpty());
+}
+
+TEST_F(AgentCoreTest, RankThatIsToLeaveAndLosesAPeer_IsHeld) {
+  Train(2);
+  core_.OnDesired(Desire({Job("tiny-1", 1, 2), Job("tiny-1", 2, 1)}));
+  Act();
+  Say(Id("tiny-1", 1, 1), Held(8, "rank 0 closed its connection", "n3"));
+  EXPECT_EQ(Status(Id("tiny-1", 1, 1)).state(), v1::RANK_STATE_HELD);
+  EXPECT_EQ(Status(Id("tiny-1", 1, 1)).blamed_node(), "n3");
 }
 
 TEST_F(AgentCoreTest, DevicesOfTheLaterEpochOnly_GetProcessesOfTheirOwn) {
   Train();
   core_.OnDesired(Desire({Job("tiny-1", 1), Job("tiny-1", 2, 2)}));
   EXPECT_THAT(Act(),
-              ElementsAre("at boundary tiny-1 epoch 2 rank 0", "start tiny-1 epoch 2 rank 1"));
+              ElementsAre("at boundary tiny-1 epoch 2 rank 0", "prepare tiny-1 epoch 2 rank 1"));
 }
 
 TEST_F(AgentCoreTest, EarlierEpochFailsWhileTheLaterIsPrepared_TheLaterIsTakenAtOnce) {
@@ -579,7 +591,7 @@ TEST_F(AgentCoreTest, ProcessThatDiesInTheEarlierEpoch_LosesWhatListenedAndResta
   EXPECT_EQ(Status(Id("tiny-1", 1, 0)).state(), v1::RANK_STATE_FAILED);
   EXPECT_EQ(Status(Id("tiny-1", 2, 0)).state(), v1::RANK_STATE_FAILED);
   EXPECT_THAT(Status(Id("tiny-1", 2, 0)).message(), HasSubstr("ended in epoch 1: did exit"));
-  EXPECT_THAT(Act(), ElementsAre("start tiny-1 epoch 2 rank 1"));
+  EXPECT_THAT(Act(), ElementsAre("prepare tiny-1 epoch 2 rank 1"));
 }
 
 TEST_F(AgentCoreTest, LaterEpochGivenUp_TheEarlierGoesOnAndOnlyANewerOneFollows) {

@@ -98,6 +98,14 @@ std::vector<const v1::DesiredJob*> DesiredJobs::Later(const JobId& job, uint64_t
   return later;
 }
 
+bool DesiredJobs::ListsEarlier(const JobId& job, uint64_t epoch) const {
+  for (auto it = entries_.lower_bound({job, 0}); it != entries_.end(); ++it) {
+    if (it->first >= Key(job, epoch)) return false;
+    if (it->second.refusal.ok()) return true;
+  }
+  return false;
+}
+
 bool DesiredJobs::WasAsked(const RankId& id) const {
   const auto job = memory_.find(id.job);
   if (job == memory_.end()) return false;

@@ -47,6 +47,9 @@ class DesiredJobs {
   // The admitted epochs of the job above `epoch`, the newest first.
   std::vector<const v1::DesiredJob*> Later(const JobId& job, uint64_t epoch) const;
 
+  // Whether an admitted epoch of the job below `epoch` is listed.
+  bool ListsEarlier(const JobId& job, uint64_t epoch) const;
+
   // Whether a process was told to run this rank.
   bool WasAsked(const RankId& id) const;
   void SetAsked(const RankId& id);
