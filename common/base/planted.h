@@ -13,6 +13,10 @@ enum Bug {
   kShedDropsSamples,
 };
 
+inline constexpr Bug kAll[] = {kShedDropsSamples};
+inline constexpr const char* kNames[] = {"None", "ShedDropsSamples"};
+inline const char* NameOf(Bug bug) { return kNames[bug]; }
+
 inline Bug active = kNone;
 
 }  // namespace fathom::planted

@@ -15,8 +15,8 @@ void Network::Heal() { std::fill(open_.begin(), open_.end(), true); }
 
 int64_t Network::DelayUs(Place from, Place to) {
   // Mostly half a millisecond; now and then a burst of retransmissions.
-  const int64_t base = random_->Chance(3) ? random_->Between(20'000, 120'000)
-                                          : random_->Between(200, 900);
+  const int64_t base =
+      random_->Chance(3) ? random_->Between(20'000, 120'000) : random_->Between(200, 900);
   return base * std::max(Slowness(from), Slowness(to));
 }
 

@@ -2,6 +2,7 @@
 #ifndef FATHOM_TESTS_SIM_NETWORK_H_
 #define FATHOM_TESTS_SIM_NETWORK_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
