@@ -145,10 +145,10 @@ absl::Status SnapshotStream::ReceiveNext() {
   FATHOM_RETURN_IF_ERROR(from_ward_->Release());
   if (++received_ < to_receive_) return absl::OkStatus();
   if (hash_so_far_ != incoming_hash_) {
-    return absl::InternalError(
-        absl::StrCat("CORRUPTION: the state of rank ", ward_, " after step ", state_->step(),
-                     " arrived at rank ", rank_, " with hash ", absl::Hex(hash_so_far_), "; rank ",
-                     ward_, " had made it with ", absl::Hex(incoming_hash_)));
+    return absl::AbortedError(absl::StrCat("CORRUPTION: the state of rank ", ward_, " after step ",
+                                           state_->step(), " arrived at rank ", rank_,
+                                           " with hash ", absl::Hex(hash_so_far_), "; rank ", ward_,
+                                           " had made it with ", absl::Hex(incoming_hash_)));
   }
   incoming_->SetWhole(state_->step(), static_cast<uint64_t>(incoming_epoch_), incoming_hash_);
   return absl::OkStatus();

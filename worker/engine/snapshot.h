@@ -40,7 +40,7 @@ class SnapshotStream {
   // finished the one before.
   void Begin(std::shared_ptr<const ShardState> state);
 
-  // INTERNAL, beginning with "CORRUPTION: ": what arrived isn't what its owner made. Else as the
+  // ABORTED, with "CORRUPTION: ": what arrived isn't what its owner made. Else as the
   // transport, naming the peer.
   absl::Status Pump();
   absl::Status Finish();

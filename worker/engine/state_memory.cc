@@ -155,11 +155,10 @@ std::vector<StateMemory::Entry> StateMemory::Whole() const {
   return entries;
 }
 
-void StateMemory::RecordRestore(RestorePoint point, absl::Span<const RestorePoint> merged_history) {
-  std::vector<RestorePoint> points(merged_history.begin(), merged_history.end());
-  points.insert(points.end(), history_.begin(), history_.end());
-  points.push_back(point);
-  history_ = MergeHistory(std::move(points));
+void StateMemory::Learn(absl::Span<const RestorePoint> points) {
+  std::vector<RestorePoint> all(points.begin(), points.end());
+  all.insert(all.end(), history_.begin(), history_.end());
+  history_ = MergeHistory(std::move(all));
   for (const Entry& entry : Whole()) {
     if (!OnHistory(history_, entry.state->epoch(), entry.state->step())) entry.state->Invalidate();
   }

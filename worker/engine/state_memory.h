@@ -121,8 +121,8 @@ class StateMemory {
   };
   std::vector<Entry> Whole() const;
 
-  // All ranks of `point.epoch` agreed to go on from `point.step`: states beyond it are void.
-  void RecordRestore(RestorePoint point, absl::Span<const RestorePoint> merged_history);
+  // Where epochs began, as all their ranks agreed: states off the way to the present are void.
+  void Learn(absl::Span<const RestorePoint> points);
   const std::vector<RestorePoint>& history() const { return history_; }
 
   // Every shard of the present epoch is at its buddy (or none is to be): what an earlier layout or

@@ -8,8 +8,10 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status_util.h"
+#include "common/checkpoint/manifest.h"
 #include "worker/engine/expert_balance.h"
 #include "worker/engine/learning_rate.h"
+#include "worker/engine/state_exchange.h"
 
 namespace fathom::engine {
 
@@ -117,11 +119,18 @@ absl::StatusOr<TrainEnd> TrainLoop::SaveAndEnd(TrainEnd::Kind kind) {
   return TrainEnd{kind, steps_done_, 0, weights_sha256_};
 }
 
+// The newer of memory and disk. On disk is what is left when memory doesn't have a whole step.
 absl::Status TrainLoop::Restore() {
   Optimizer& optimizer = *parts_->optimizer;
-  FATHOM_ASSIGN_OR_RETURN(const std::string manifest, ManifestToRestore());
-  if (!manifest.empty()) {
-    FATHOM_ASSIGN_OR_RETURN(const RestoredState restored, LoadCheckpoint(manifest, parts_));
+  parts_->meter->At("restore");
+  FATHOM_ASSIGN_OR_RETURN(const v1::ResumePoint checkpoint, CheckpointToRestore());
+  FATHOM_ASSIGN_OR_RETURN(restored_, RestoreFromMemory(parts_, checkpoint.step()));
+  if (!restored_.source().empty()) {
+    steps_done_ = restored_.step();
+    FATHOM_RETURN_IF_ERROR(NoteDurable(checkpoint));
+  } else if (!checkpoint.manifest().empty()) {
+    FATHOM_ASSIGN_OR_RETURN(const RestoredState restored,
+                            LoadCheckpoint(checkpoint.manifest(), parts_));
     steps_done_ = last_checkpoint_ = restored.step;
     weights_sha256_ = restored.weights_sha256;
     restored_.set_source("checkpoint");
@@ -130,6 +139,7 @@ absl::Status TrainLoop::Restore() {
     optimizer.Initialise(parts_->model.initializer_range, training_.seed());
   }
   restored_.set_step(steps_done_);
+  RecordRestore(parts_, steps_done_);
   optimizer.RoundMasters();
   FATHOM_RETURN_IF_ERROR(optimizer.GatherWeights());
   for (model::Stage* stage : parts_->stages_in_order()) stage->RefreshWeights();
@@ -142,13 +152,32 @@ absl::Status TrainLoop::Restore() {
 // The plan names the newest checkpoint that the coordinator knew of. In a later epoch the job may
 // have published a newer one that it never heard of, and have removed the one it names; rank 0
 // looks, and all take the same.
-absl::StatusOr<std::string> TrainLoop::ManifestToRestore() {
-  const v1::ResumePoint& named = parts_->plan.resume();
-  if (parts_->plan.epoch() <= 1 || checkpoints_ == nullptr) return named.manifest();
+absl::StatusOr<v1::ResumePoint> TrainLoop::CheckpointToRestore() {
+  v1::ResumePoint checkpoint = parts_->plan.resume();
+  if (parts_->plan.epoch() <= 1 || checkpoints_ == nullptr) return checkpoint;
   int64_t newest = std::numeric_limits<int64_t>::max();
   if (parts_->rank == 0) newest = checkpoints_->NewestPublished();
   FATHOM_RETURN_IF_ERROR(parts_->world->AllReduceMin({&newest, 1}));
-  return newest > named.step() ? checkpoints_->ManifestPath(newest) : named.manifest();
+  if (newest > checkpoint.step()) {
+    checkpoint.set_step(newest);
+    checkpoint.set_manifest(checkpoints_->ManifestPath(newest));
+  }
+  return checkpoint;
+}
+
+// A state taken from memory may be on disk as well, and is then not saved again.
+absl::Status TrainLoop::NoteDurable(const v1::ResumePoint& checkpoint) {
+  if (checkpoint.manifest().empty() || checkpoint.step() != steps_done_) return absl::OkStatus();
+  int64_t readable = 1;
+  if (parts_->rank == 0) {
+    const absl::StatusOr<v1::CheckpointManifest> manifest =
+        checkpoint::ReadManifest(checkpoint.manifest());
+    readable = manifest.ok() && manifest->step() == steps_done_ ? 1 : 0;
+    if (readable == 1) weights_sha256_ = manifest->weights_sha256();
+  }
+  FATHOM_RETURN_IF_ERROR(parts_->world->AllReduceMin({&readable, 1}));
+  if (readable == 1) last_checkpoint_ = steps_done_;
+  return absl::OkStatus();
 }
 
 // The state after the last step goes to the buddy while this one runs. An epoch's first one always

@@ -97,7 +97,8 @@ class TrainLoop {
   absl::StatusOr<std::vector<double>> SumExpertLoads();
   void Report(const StepTotals& totals, absl::Duration elapsed);
   absl::Status Validate();
-  absl::StatusOr<std::string> ManifestToRestore();
+  absl::StatusOr<v1::ResumePoint> CheckpointToRestore();
+  absl::Status NoteDurable(const v1::ResumePoint& checkpoint);
   absl::StatusOr<TrainEnd> SaveAndEnd(TrainEnd::Kind kind);
   void BeginCheckpoint();
   absl::Status PublishCheckpointWhenDurable(bool wait);

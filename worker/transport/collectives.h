@@ -44,6 +44,10 @@ class Group {
   int size() const;
   int index() const;  // of this rank in the group
   const std::vector<int>& ranks() const;
+  // The channels to and from a member, for what is no collective; null for this rank's own index.
+  // Both ends use them in the same order as the group's operations.
+  ChannelSender* sender(int member) const { return to_[static_cast<size_t>(member)]; }
+  ChannelReceiver* receiver(int member) const { return from_[static_cast<size_t>(member)]; }
 
   // out[i] = sum over members, in group order, of their in[parts[index].begin + i]. parts has one
   // range per member and is the same on each. out may be the part's own place in `in`.
