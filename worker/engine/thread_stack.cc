@@ -52,7 +52,8 @@ bool Answered(int timeout_ms) {
   do {
     ready = poll(&wait, 1, timeout_ms);
   } while (ready < 0 && errno == EINTR);
-  return ready > 0;
+  uint64_t answers = 0;
+  return ready > 0 && read(question.answered, &answers, sizeof(answers)) == sizeof(answers);
 }
 
 std::string NameOf(void* address) {
@@ -65,6 +66,10 @@ std::string NameOf(void* address) {
 }  // namespace
 
 void InstallStackHandler() {
+  sigset_t own_signal;
+  sigemptyset(&own_signal);
+  sigaddset(&own_signal, SIGUSR1);
+  FATHOM_CHECK(pthread_sigmask(SIG_UNBLOCK, &own_signal, nullptr) == 0) << "pthread_sigmask";
   const std::lock_guard lock(asking);
   if (question.answered >= 0) return;
   // The first call loads the unwinder, which a handler must not do.
@@ -82,8 +87,8 @@ absl::StatusOr<std::string> StackOfThread(pthread_t thread, absl::Duration patie
   static int last_ticket = 0;  // guarded by `asking`
   const std::lock_guard lock(asking);
   FATHOM_CHECK(question.answered >= 0) << "InstallStackHandler comes first";
-  uint64_t late = 0;  // the answer to a question that was given up while it was being answered
-  [[maybe_unused]] const ssize_t drained = read(question.answered, &late, sizeof(late));
+  // The answer to a question that was given up while it was being answered is of no use.
+  Answered(0);
 
   const int ticket = ++last_ticket;
   question.ticket.store(ticket);

@@ -15,7 +15,8 @@
 
 namespace fathom::engine {
 
-// Takes SIGUSR1 for itself, for the whole process. To be called before the first question.
+// Takes SIGUSR1 for itself, for the whole process, and lets the calling thread be interrupted by
+// it. To be called before the first question.
 void InstallStackHandler();
 
 // The thread's stack, a function per line, innermost first. The thread must not have been joined.
