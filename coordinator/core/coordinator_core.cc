@@ -28,6 +28,9 @@ CoordinatorCore::CoordinatorCore(CoreOptions options)
     : options_(std::move(options)), nodes_(options_.lease_ms) {
   FATHOM_CHECK(options_.planning.resolve && options_.planning.make_plan &&
                options_.planning.check_plan);
+  for (const v1::Quota& quota : options_.quotas) {
+    quotas_.devices_of[quota.user()] = quota.devices();
+  }
 }
 
 absl::Status CoordinatorCore::Replay(const v1::Record& record) {
@@ -49,6 +52,12 @@ v1::Record CoordinatorCore::NewRecord(const std::string& kind, const std::string
 }
 
 void CoordinatorCore::Put(v1::Record record) {
+  if (!record.job().empty()) {
+    gangs_due_.insert(JobId(record.job()));
+    touched_.insert(JobId(record.job()));
+    desire_dirty_.insert(JobId(record.job()));
+  }
+  placement_due_ = true;
   if (!marked_) state_.Mark();
   marked_ = true;
   const absl::Status applied = state_.Apply(record);
@@ -63,6 +72,16 @@ void CoordinatorCore::ChangeJob(const DurableJob& job, const std::string& kind,
   record.set_job(job.id.value());
   record.set_actor(actor);
   *record.mutable_job_change() = std::move(change);
+  Put(std::move(record));
+}
+
+void CoordinatorCore::ChangeNode(const NodeName& node, const std::string& kind,
+                                 const std::string& message, v1::NodeChange change, Moment now,
+                                 const std::string& actor) {
+  v1::Record record = NewRecord(kind, message, now);
+  record.set_node(node.value());
+  record.set_actor(actor);
+  *record.mutable_node_change() = std::move(change);
   Put(std::move(record));
 }
 
@@ -93,7 +112,12 @@ void CoordinatorCore::Commit() {
 void CoordinatorCore::Rollback() {
   if (marked_) state_.Rollback();
   marked_ = false;
+  for (const v1::Record& record : records_) {
+    if (!record.job().empty()) gangs_due_.insert(JobId(record.job()));
+  }
+  touched_.insert(gangs_due_.begin(), gangs_due_.end());
   records_.clear();
+  placement_due_ = true;
   // A gang of a plan that was not made after all must not speak for the one before.
   RefreshGangs(last_decided_);
 }
@@ -103,98 +127,192 @@ void CoordinatorCore::Rollback() {
 absl::Status CoordinatorCore::Report(const v1::NodeReport& report, Moment now) {
   const NodeName name(report.node().name());
   const NodeEntry* before = nodes_.Find(name);
-  const bool known = before != nullptr;
-  const std::string was = known ? NameOfState(before->state) : "";
-  bool came_up = false;
-  FATHOM_RETURN_IF_ERROR(nodes_.Report(report, now, &came_up));
-  if (came_up) {
-    v1::Record record = NewRecord("NodeUp",
-                                  absl::StrCat(known ? absl::StrCat("was ", was, "; ") : "",
-                                               "offers ", report.node().devices_size(), " devices",
-                                               report.spare() ? ", held back as a spare" : ""),
-                                  now);
-    record.set_node(name.value());
-    record.mutable_node_change()->set_state(nodes_.Find(name)->state);
-    Put(std::move(record));
-  }
+  const std::string was = before == nullptr ? "" : NameOfState(before->state);
+  const bool was_lost = before != nullptr && before->state == v1::NODE_STATE_LOST;
+  NodeNews news;
+  FATHOM_RETURN_IF_ERROR(nodes_.Report(report, now, &news));
+  if (news.came_up) NoteNodeUp(report, was, now);
+  if (was_lost) NodeReturned(name, now);
+  if (report.has_preflight()) NotePreflight(report, now);
+  if (news.came_up || news.ranks) placement_due_ = true;
   RefreshGangs(now);
-  for (auto& [job, gang] : gangs_) gang.Report(report);
-  Decide(now);
+  const auto here = jobs_on_.find(name);
+  if (here != jobs_on_.end()) {
+    for (const JobId& id : here->second) {
+      bool changed = false;
+      for (auto* gangs : {&gangs_, &next_gangs_}) {
+        const auto gang = gangs->find(id);
+        if (gang != gangs->end()) changed = gang->second.Report(report, now.steady_ms) || changed;
+      }
+      if (changed) touched_.insert(id);
+    }
+  }
+  // Most reports say what is known: they cost no more than this.
+  if (!touched_.empty() || placement_due_) Decide(now);
   return absl::OkStatus();
+}
+
+void CoordinatorCore::NoteNodeUp(const v1::NodeReport& report, const std::string& was, Moment now) {
+  const NodeName name(report.node().name());
+  v1::NodeChange change;
+  change.set_state(nodes_.Find(name)->state);
+  ChangeNode(name, "NodeUp",
+             absl::StrCat(was.empty() ? "" : absl::StrCat("was ", was, "; "), "offers ",
+                          report.node().devices_size(), " devices",
+                          report.spare() ? ", held back as a spare" : ""),
+             std::move(change), now);
+}
+
+void CoordinatorCore::NotePreflight(const v1::NodeReport& report, Moment now) {
+  const NodeName name(report.node().name());
+  const v1::PreflightReport& known = state_.FindNode(name)->preflight;
+  const v1::PreflightReport& newest = report.preflight();
+  const bool is_new = newest.finished_ms() > 0 &&
+                      (newest.finished_ms() != known.finished_ms() || newest.id() != known.id());
+  if (!is_new) return;
+  v1::NodeChange change;
+  *change.mutable_preflight() = newest;
+  preflights_due_.insert(name);
+  ChangeNode(name, newest.passed() ? "PreflightPassed" : "PreflightFailed", newest.verdict(),
+             std::move(change), now);
 }
 
 void CoordinatorCore::StreamClosed(const NodeName& node, int64_t incarnation, Moment now) {
   nodes_.Disconnect(node, incarnation);
+  const auto here = jobs_on_.find(node);
+  if (here != jobs_on_.end()) touched_.insert(here->second.begin(), here->second.end());
   Decide(now);
 }
 
-void CoordinatorCore::Tick(Moment now) { Decide(now); }
+void CoordinatorCore::Tick(Moment now) {
+  RefreshGangs(now);
+  for (const NodeName& name : nodes_.ExpireLeases(now)) LoseNode(name, now);
+  for (const auto& [id, gang] : gangs_) touched_.insert(id);
+  placement_due_ = true;
+  RunDetectors(now);
+  Decide(now);
+}
+
+void CoordinatorCore::LoseNode(const NodeName& name, Moment now) {
+  const std::string reason = nodes_.Find(name)->reason;
+  v1::NodeChange change;
+  change.set_state(v1::NODE_STATE_LOST);
+  ChangeNode(name, "NodeLost", reason, std::move(change), now);
+  const auto here = jobs_on_.find(name);
+  if (here == jobs_on_.end()) return;
+  for (const JobId& id : here->second) {
+    touched_.insert(id);
+    for (auto* gangs : {&gangs_, &next_gangs_}) {
+      const auto gang = gangs->find(id);
+      if (gang != gangs->end()) gang->second.NodeLost(name, reason);
+    }
+  }
+}
 
 // --- Decisions ---
 
 void CoordinatorCore::Decide(Moment now) {
   last_decided_ = now;
   RefreshGangs(now);
-  for (const NodeName& name : nodes_.ExpireLeases(now)) {
-    v1::Record record = NewRecord("NodeLost", nodes_.Find(name)->reason, now);
-    record.set_node(name.value());
-    record.mutable_node_change()->set_state(v1::NODE_STATE_LOST);
-    Put(std::move(record));
+  AdvanceActiveJobs(now);
+  if (!placement_due_) return;
+  placement_due_ = false;
+  // While most nodes are silent nobody can tell what is free, or who must go.
+  if (!nodes_.MostAreSilent()) {
+    AdvanceDrains(now);
+    RefreshGangs(now);
+    PlaceWaitingJobs(now);
+    RefreshGangs(now);
+    PrepareChanges(now);
   }
   AdvanceActiveJobs(now);
-  PlaceWaitingJobs(now);
   RefreshGangs(now);
+  placement_due_ = false;
+}
+
+void CoordinatorCore::RefreshGangs(Moment now) {
+  if (!started_) {
+    for (const auto& [number, job] : state_.unfinished()) gangs_due_.insert(job->id);
+    desire_dirty_ = gangs_due_;
+    touched_ = gangs_due_;
+  }
+  started_ = true;
+  for (const JobId& id : std::exchange(gangs_due_, {})) RefreshGang(id, now);
 }
 
 // One gang per active job that has a plan. A gang of an older epoch stays until the next plan: what
 // its ranks still say may tell that another epoch is pointless.
-void CoordinatorCore::RefreshGangs(Moment now) {
-  for (const auto& [number, job] : state_.jobs()) {
-    if (!IsActive(job->state) || job->plan == nullptr) {
-      gangs_.erase(job->id);
-      continue;
-    }
-    const auto found = gangs_.find(job->id);
-    if (found != gangs_.end() && &found->second.plan() == job->plan.get()) continue;
-    if (found != gangs_.end()) gangs_.erase(found);
+void CoordinatorCore::RefreshGang(const JobId& id, Moment now) {
+  const auto job = state_.Find(id);
+  const bool active = job != nullptr && IsActive(job->state) && job->plan != nullptr;
+  auto next = next_gangs_.find(id);
+  const auto present = gangs_.find(id);
+  if (!active) {
+    gangs_.erase(id);
+    last_steps_.erase(id);
+    change_not_before_.erase(id);
+  } else if (present == gangs_.end() || &present->second.plan() != job->plan.get()) {
+    const bool promoted = next != next_gangs_.end() && &next->second.plan() == job->plan.get();
     const bool seen = job->state == v1::JOB_STATE_RUNNING || !job->HasCurrentPlan();
-    Gang& gang = gangs_.try_emplace(job->id, job->plan, seen, now.steady_ms).first->second;
-    std::set<std::string> names;
-    for (const v1::RankAssignment& rank : job->plan->ranks()) names.insert(rank.node());
-    for (const std::string& name : names) {
-      nodes_.Expect(NodeName(name), now);
-      const NodeEntry* entry = nodes_.Find(NodeName(name));
-      if (entry->IsUp()) gang.Report(entry->report);
-    }
+    gangs_.insert_or_assign(id, promoted ? next->second : MakeGang(job->plan, seen, now));
   }
-  started_ = true;
-  // A job that was rolled back or forgotten.
-  for (auto it = gangs_.begin(); it != gangs_.end();) {
-    it = state_.Find(it->first) == nullptr ? gangs_.erase(it) : std::next(it);
+  if (!active || job->next_plan == nullptr) {
+    next_gangs_.erase(id);
+  } else if (next == next_gangs_.end() || &next->second.plan() != job->next_plan.get()) {
+    next_gangs_.insert_or_assign(id, MakeGang(job->next_plan, false, now));
+  }
+  std::set<NodeName> nodes;
+  for (const Gang* gang : {FindGang(id), FindNextGang(id)}) {
+    if (gang == nullptr) continue;
+    for (const auto& [node, ranks] : gang->ranks_on()) nodes.insert(NodeName(node));
+  }
+  for (const NodeName& node : nodes_of_[id]) {
+    const auto jobs = jobs_on_.find(node);
+    jobs->second.erase(id);
+    if (jobs->second.empty()) jobs_on_.erase(jobs);
+  }
+  for (const NodeName& node : nodes) jobs_on_[node].insert(id);
+  if (nodes.empty()) {
+    nodes_of_.erase(id);
+  } else {
+    nodes_of_[id] = std::move(nodes);
   }
 }
 
+Gang CoordinatorCore::MakeGang(const std::shared_ptr<const v1::Plan>& plan, bool seen, Moment now) {
+  Gang gang(plan, seen, now.steady_ms);
+  for (const auto& [name, ranks] : gang.ranks_on()) {
+    nodes_.Expect(NodeName(name), now);
+    const NodeEntry* entry = nodes_.Find(NodeName(name));
+    if (entry->IsUp()) gang.Report(entry->report, now.steady_ms);
+    if (entry->state == v1::NODE_STATE_LOST) gang.NodeLost(NodeName(name), entry->reason);
+  }
+  return gang;
+}
+
 void CoordinatorCore::AdvanceActiveJobs(Moment now) {
-  for (auto& [name, entry] : nodes_.nodes()) {
-    if (entry.state != v1::NODE_STATE_LOST) continue;
-    for (auto& [job, gang] : gangs_) gang.NodeLost(name, entry.reason);
+  // What one step of a job's way touches may open the next: a plan taken over, then its failure.
+  constexpr int kRounds = 4;
+  for (int round = 0; round < kRounds && !touched_.empty(); ++round) {
+    for (const JobId& id : std::exchange(touched_, {})) {
+      desire_dirty_.insert(id);
+      if (FindGang(id) == nullptr) continue;
+      // Held here, as a change replaces the job in the state.
+      const std::shared_ptr<const DurableJob> job = state_.Find(id);
+      AdvanceJob(*job, now);
+    }
+    RefreshGangs(now);
   }
-  std::vector<JobId> active;
-  for (const auto& [job, gang] : gangs_) active.push_back(job);
-  for (const JobId& id : active) {
-    // Held here, as a change replaces the job in the state.
-    const std::shared_ptr<const DurableJob> job = state_.Find(id);
-    AdvanceJob(*job, now);
-  }
+  touched_.clear();  // what is left is found again at the next tick
 }
 
 void CoordinatorCore::AdvanceJob(const DurableJob& job, Moment now) {
   const Gang& gang = gangs_.at(job.id);
-  const GangFailure* failure = gang.failure();
   if (!job.HasCurrentPlan()) {
-    if (failure != nullptr && failure->incurable) {
-      EndJob(job, v1::JOB_STATE_FAILED, failure->message, now);
+    if (gang.failure() != nullptr && gang.failure()->incurable) {
+      return EndJob(job, v1::JOB_STATE_FAILED, gang.failure()->message, now);
     }
+    SettlePark(job, nullptr, now);
     return;
   }
   if (gang.checkpoint().step() > job.checkpoint.step()) {
@@ -208,7 +326,13 @@ void CoordinatorCore::AdvanceJob(const DurableJob& job, Moment now) {
   if (gang.AllFinished()) {
     return EndJob(job, v1::JOB_STATE_COMPLETED, "all steps are done", now);
   }
-  if (failure != nullptr) return FailEpoch(job, gang, *failure, now);
+  // The checkpoint that was just recorded is in the state, not in `job`.
+  if (job.park != nullptr && SettlePark(*state_.Find(job.id), &gang, now)) return;
+  if (nodes_.MostAreSilent()) return;
+  if (job.next_plan != nullptr && AdvanceNextPlan(job, now)) return;
+  const std::optional<GangFailure> failure = JudgeFailure(job, gang, now);
+  if (failure.has_value()) return FailEpoch(job, gang, *failure, now);
+  FinishRecovery(job, gang, now);
   if (job.state == v1::JOB_STATE_RUNNING) return;
   if (gang.AllTrain()) {
     v1::JobChange change;
@@ -224,7 +348,7 @@ void CoordinatorCore::AdvanceJob(const DurableJob& job, Moment now) {
     const GangFailure late{absl::StrFormat("not all ranks were training within %g s "
                                            "(restart.start_timeout_s): %s",
                                            timeout_s, gang.Laggard()),
-                           false};
+                           false, "start_timeout", ""};
     FailEpoch(job, gang, late, now);
   }
 }
@@ -232,6 +356,11 @@ void CoordinatorCore::AdvanceJob(const DurableJob& job, Moment now) {
 const Gang* CoordinatorCore::FindGang(const JobId& id) const {
   const auto found = gangs_.find(id);
   return found == gangs_.end() ? nullptr : &found->second;
+}
+
+const Gang* CoordinatorCore::FindNextGang(const JobId& id) const {
+  const auto found = next_gangs_.find(id);
+  return found == next_gangs_.end() ? nullptr : &found->second;
 }
 
 }  // namespace fathom

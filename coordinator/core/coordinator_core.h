@@ -18,8 +18,8 @@
 //
 // By file: coordinator_core.cc (events, records, what follows from reports), core_job_commands.cc,
 // core_node_commands.cc, core_recovery.cc (epochs that fail), core_boundary.cc (changes at a step
-// boundary), core_queue.cc (who gets devices), core_desires.cc, core_detectors.cc,
-// core_explain.cc, coordinator_views.cc.
+// boundary), core_waiting.cc (who gets devices, who is parked), core_queue.cc (where),
+// core_desires.cc, core_detectors.cc, core_explain.cc, coordinator_views.cc.
 #ifndef FATHOM_COORDINATOR_CORE_COORDINATOR_CORE_H_
 #define FATHOM_COORDINATOR_CORE_COORDINATOR_CORE_H_
 
@@ -34,10 +34,16 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "coordinator/core/corruption_detector.h"
 #include "coordinator/core/durable_state.h"
+#include "coordinator/core/flap_detector.h"
 #include "coordinator/core/gang.h"
+#include "coordinator/core/hang_detector.h"
+#include "coordinator/core/health_detector.h"
 #include "coordinator/core/node_table.h"
 #include "coordinator/core/placement.h"
+#include "coordinator/core/queue_policy.h"
+#include "coordinator/core/straggler_detector.h"
 #include "proto/fathom/v1/config.pb.h"
 #include "proto/fathom/v1/operator.pb.h"
 #include "proto/fathom/v1/record.pb.h"
@@ -140,34 +146,45 @@ class CoordinatorCore {
   absl::StatusOr<v1::Job> ResolveSubmitted(const v1::SubmitJobRequest& request) const;
   v1::SubmitJobResponse DryRun(const v1::SubmitJobRequest& request, DurableJob job) const;
   absl::Status CheckCanRun(const v1::Job& resolved, const v1::ResumePoint& resume_from) const;
+  absl::Status CheckCheckpointFolder(const v1::Job& resolved) const;
   void NameJob(const v1::Job& resolved, DurableJob* job) const;
   static v1::SubmitJobResponse ResponseOf(const DurableJob& job);
 
   // --- The decisions, in order (coordinator_core.cc) ---
   void Decide(Moment now);
-  void NoteReport(const v1::NodeReport& report, const std::string& was, bool came_up, Moment now);
+  void NoteNodeUp(const v1::NodeReport& report, const std::string& was, Moment now);
+  void NotePreflight(const v1::NodeReport& report, Moment now);
   void LoseNode(const NodeName& name, Moment now);
   void AdvanceActiveJobs(Moment now);
   void AdvanceJob(const DurableJob& job, Moment now);
-  void SettlePark(const DurableJob& job, const Gang& gang, Moment now);
 
   // --- Epochs that fail (core_recovery.cc) ---
   // The present epoch can't go on: a new one, from the next plan if that is intact. Detectors call
   // it too, with a cause of their own.
   void FailEpoch(const DurableJob& job, const Gang& gang, const GangFailure& failure, Moment now);
-  // Null: nothing is wrong, or whose fault it is isn't clear yet.
+  // Nothing: nothing is wrong, or whose fault it is isn't clear yet.
   std::optional<GangFailure> JudgeFailure(const DurableJob& job, const Gang& gang, Moment now);
   GangFailure BlameLink(const DurableJob& job, const Gang& gang, Moment now);
-  v1::RecoveryRecord BeginRecovery(const DurableJob& job, const Gang& gang,
+  v1::RecoveryRecord BeginRecovery(const DurableJob& job, const Gang& gang, uint64_t epoch,
                                    const GangFailure& failure, Moment now) const;
+  // What the plan of its epoch says about a recovery.
+  static void NotePlan(const v1::Plan& plan, const v1::Plan* before, Moment now,
+                       v1::RecoveryRecord* recovery);
+  void SuspectBlamed(const Gang& gang, Moment now);
+  void NoteLastStep(const DurableJob& job, const Gang& gang);
   void FinishRecovery(const DurableJob& job, const Gang& gang, Moment now);
 
   // --- Changes at a boundary (core_boundary.cc) ---
-  void AdvanceNextPlan(const DurableJob& job, Moment now);
-  void PromoteNextPlan(const DurableJob& job, const std::string& why, Moment now);
+  // True: something changed.
+  bool AdvanceNextPlan(const DurableJob& job, Moment now);
+  void PromoteNextPlan(const DurableJob& job, Moment now);
   // Why a next plan can't be used any more; empty if it can.
   std::string FlawOfNextPlan(const DurableJob& job) const;
+  void PrepareChanges(Moment now);
   void PrepareChange(const DurableJob& job, Moment now);
+  std::set<std::string> Unusable(const std::set<std::string>& vacate, const Gang& gang) const;
+  std::string DrainCause(const v1::Plan& plan, const std::set<std::string>& vacate) const;
+  bool AnyoneWaitsBefore(const DurableJob& job) const;
   void PrepareNext(const DurableJob& job, v1::Plan plan, const std::string& cause, Moment now);
   void AdvanceDrains(Moment now);
 
@@ -180,6 +197,11 @@ class CoordinatorCore {
   std::vector<v1::DrainedJob> WhereTo(const NodeName& node, const std::string& replacement) const;
   // Up, neither cordoned nor draining, and preflighted where that is required.
   bool TakesRanks(const NodeName& node) const;
+  void FillDecisions(const NodeName& name, const NodeEntry& entry, v1::NodeStatus* status) const;
+  std::string WhyClosed(const NodeEntry& entry, const DurableNode& node) const;
+  absl::Status CheckDrain(const v1::DrainNodeRequest& request) const;
+  void FillDrained(const NodeName& node, const std::string& replacement,
+                   v1::DrainNodeResponse* response) const;
   std::string WhyClosed(const NodeName& node) const;  // empty: it takes ranks
   std::set<std::string> ClosedNodes() const;
   bool HasRanks(const NodeName& node) const;  // by an active job's present or next plan
@@ -187,35 +209,83 @@ class CoordinatorCore {
   // --- Detectors (core_detectors.cc) ---
   void RunDetectors(Moment now);                        // at every tick
   void NodeReturned(const NodeName& node, Moment now);  // it was lost, and reports again
+  struct JobDetectors {
+    std::shared_ptr<const v1::Plan> plan;  // of what follows; another plan begins anew
+    HangDetector hang;
+    int64_t hung_step = -1;  // told last
+    std::optional<StragglerDetector> straggler;
+    std::set<int32_t> stragglers_told;
+    std::optional<CorruptionDetector> corruption;
+  };
+  JobDetectors& DetectorsOf(const DurableJob& job);
+  void DetectHang(const DurableJob& job, const Gang& gang, Moment now);
+  void ConcludeHang(const DurableJob& job, const Gang& gang, bool act, Moment now);
+  void DetectStraggler(const DurableJob& job, const Gang& gang, Moment now);
+  void DetectCorruption(const DurableJob& job, const Gang& gang, Moment now);
+  GangFailure JudgeCorruption(const DurableJob& job, GangFailure failure, Moment now);
+  void DetectBadHealth(Moment now);
+  void ReplaceNode(const DurableJob& job, const NodeName& node, const std::string& reason,
+                   Moment now);
+  // Nothing of it is trusted any more: its ranks move at once.
+  void GiveUpNode(const NodeName& node, const std::string& reason, Moment now);
+  void DetectorEvent(const std::string& kind, const JobId& job, const NodeName& node,
+                     const std::string& message, Moment now);
 
-  // --- Who gets devices (core_queue.cc) ---
+  // --- Who gets devices, and who gives them back (core_waiting.cc) ---
   void PlaceWaitingJobs(Moment now);
+  void PlaceRecoveringJobs(Moment now);
+  // What the policy is told. `cannot`: why jobs found no plan although devices enough are free;
+  // `guest`: a job that isn't submitted, or null.
+  QueueInput QueueNow(const std::map<JobId, std::string>& cannot, Moment now,
+                      const DurableJob* guest = nullptr) const;
+  WaitingJob WaitingOf(const DurableJob& job) const;
+  RunningJob RunningOf(const DurableJob& job, Moment now) const;
+  void NoteRunning(Moment now);
+  void AskToPark(const Parking& parking, Moment now);
+  // A job that is to be parked: whether that is done, or must be done without its last steps. True:
+  // it has left its devices.
+  bool SettlePark(const DurableJob& job, const Gang* gang, Moment now);
+
+  // --- Explanations (core_explain.cc) ---
+  void ExplainSelf(const DurableJob& job, v1::ExplainJobResponse* response) const;
+  void ExplainQueue(const DurableJob& job, v1::ExplainJobResponse* response) const;
+  void ExplainNodes(const DurableJob& job, v1::ExplainJobResponse* response) const;
+  void ExplainPast(const DurableJob& job, v1::ExplainJobResponse* response) const;
+  int64_t HeldBy(const std::string& user) const;  // devices
+
+  // --- Where a job is placed (core_queue.cc) ---
   // Empty if the job got a plan, else what it waits for.
   std::string TryToPlace(const DurableJob& job, bool first_in_line, Moment now);
   absl::StatusOr<v1::Plan> FindPlan(const DurableJob& job, uint64_t epoch,
                                     bool first_in_line) const;
-  absl::StatusOr<v1::Plan> FindRecoveryPlan(const DurableJob& job, uint64_t epoch,
-                                            bool over_claims) const;
+  absl::StatusOr<v1::Plan> FindRecoveryPlan(const DurableJob& job, bool over_claims) const;
+  // Nodes of the job's last plan whose ranks must leave, as their time to drain is over; or that
+  // are to leave if that is possible.
+  std::set<std::string> DrainingOf(const DurableJob& job, bool only_overdue) const;
+  // What decides where the job can go; a plan that wasn't found is sought again when it changes.
+  std::string TextOf(const DeviceMap& devices, const DurableJob& job) const;
   ReplanInput InputFor(const DurableJob& job, uint64_t epoch, const DeviceMap& devices) const;
   DeviceMap DevicesFor(const JobId& viewer, bool over_claims) const;
 
+  // Gangs of the jobs in gangs_due_, as the state now has them.
   void RefreshGangs(Moment now);
-  void RefreshGang(const DurableJob& job, Moment now);
-  void MakeGang(std::map<JobId, Gang>* gangs, const JobId& id,
-                const std::shared_ptr<const v1::Plan>& plan, bool seen, Moment now);
+  void RefreshGang(const JobId& id, Moment now);
+  Gang MakeGang(const std::shared_ptr<const v1::Plan>& plan, bool seen, Moment now);
   void MarkChangedDesires();
   struct Desire;
   Desire DesireOf(const DurableJob& job) const;
-  void AddDesiredJob(const DurableJob& job, const v1::Plan& plan, const Gang& gang, bool hold,
-                     const NodeName& node, v1::DesiredState* desired) const;
+  void AddDesiredJob(const DurableJob& job, const Gang& gang, v1::DesiredState* desired,
+                     const NodeName& node) const;
+  void AddPreflight(const NodeName& name, v1::DesiredState* desired) const;
 
   const CoreOptions options_;
   DurableState state_;
   NodeTable nodes_;
   std::map<JobId, Gang> gangs_;       // of active jobs that have a plan, maybe of an older epoch
   std::map<JobId, Gang> next_gangs_;  // of their next plans
-  std::map<NodeName, std::set<JobId>> jobs_on_;  // whose present or next plan names the node
-  std::map<JobId, std::string> waiting_;         // what each job without a current plan waits for
+  std::map<NodeName, std::set<JobId>> jobs_on_;   // whose present or next plan names the node
+  std::map<JobId, std::set<NodeName>> nodes_of_;  // the same the other way round
+  std::map<JobId, std::string> waiting_;          // what each job without a current plan waits for
   struct Hopeless {
     std::string devices;  // the free ones, as text
     std::string reason;
@@ -226,18 +296,25 @@ class CoordinatorCore {
   Moment last_decided_;
   bool started_ = false;  // an event was handled
 
+  Quotas quotas_;
+  std::map<JobId, int64_t> running_since_;  // steady; since a job that trains last left the queue
+  std::vector<QueuedJob> queue_;            // as last decided, in order
+  std::map<JobId, JobDetectors> job_detectors_;
+  FlapDetector flaps_;
+  HealthDetector health_;
+
+  // Of changes at a boundary that came to nothing: when to try again, and where not. Steady.
+  std::map<JobId, int64_t> change_not_before_;
+  std::map<NodeName, int64_t> shunned_until_;
+
   // What the event at hand touched.
   std::set<JobId> touched_;       // jobs to advance
+  std::set<JobId> gangs_due_;     // jobs whose plans changed
   bool placement_due_ = true;     // devices or the queue may have changed
   std::set<JobId> desire_dirty_;  // since the last commit
 
   // Steps as last known of an epoch that ended, until the next one's first step.
-  struct LastSteps {
-    int64_t step = 0;
-    int64_t finished_ms = 0;
-    double seconds = 0;
-  };
-  std::map<JobId, LastSteps> last_steps_;
+  std::map<JobId, StepMark> last_steps_;
   struct LinkFault {
     int64_t steady_ms = 0;
     std::string a;  // in order
@@ -255,7 +332,7 @@ class CoordinatorCore {
   };
   std::map<JobId, Desire> desires_;  // as last marked
   std::map<NodeName, std::set<JobId>> desired_on_;
-  std::map<NodeName, v1::PreflightRequest> preflights_;  // wished, as last marked
+  std::set<NodeName> preflights_due_;  // nodes whose wished preflight may have changed
   std::set<NodeName> changed_nodes_;
   uint64_t desired_version_ = 1;
   std::map<NodeName, uint64_t> version_of_;

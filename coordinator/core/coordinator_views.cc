@@ -38,7 +38,15 @@ v1::JobStatus CoordinatorCore::StatusOf(const DurableJob& job, bool include_rank
     status.set_reason(recovering ? absl::StrCat(job.reason, "; ", waits) : waits);
   }
   *status.mutable_job() = *job.job;
-  if (job.plan != nullptr) *status.mutable_plan() = *job.plan;
+  if (job.plan != nullptr) {
+    *status.mutable_plan() = *job.plan;
+    const int32_t asked = job.job->spec().parallelism().replicas();
+    status.set_replicas_shed(std::max(asked - job.plan->spec().parallelism().replicas(), 0));
+  }
+  if (job.next_plan != nullptr) *status.mutable_next_plan() = *job.next_plan;
+  if (job.park != nullptr) *status.mutable_park() = *job.park;
+  for (const auto& recovery : job.recoveries) *status.add_recoveries() = *recovery;
+  for (const v1::RankDiagnosis& diagnosis : job.diagnoses) *status.add_diagnoses() = diagnosis;
   status.set_epoch(job.epoch);
   if (job.last_step.step() > 0) *status.mutable_last_step() = job.last_step;
   if (job.validation.step() > 0) *status.mutable_validation() = job.validation;
@@ -95,6 +103,8 @@ v1::ListJobsResponse CoordinatorCore::ListJobs(const v1::ListJobsRequest& reques
     v1::JobStatus& status = *response.add_jobs();
     status = StatusOf(**it, false);
     status.clear_plan();
+    status.clear_next_plan();
+    status.clear_diagnoses();
     status.mutable_last_step()->clear_expert_loads();
     if (status.last_step().step() == 0) status.clear_last_step();
   }
@@ -111,6 +121,7 @@ v1::ListNodesResponse CoordinatorCore::ListNodes() const {
     status.set_incarnation(entry.report.incarnation());
     status.set_pid(entry.report.pid());
     status.set_last_seen_ms(entry.last_seen_ms);
+    FillDecisions(name, entry, &status);
     if (entry.state == v1::NODE_STATE_LOST) continue;  // what it ran is not known
     for (const v1::RankStatus& rank : entry.report.ranks()) {
       v1::NodeRank& shown = *status.add_ranks();
@@ -120,13 +131,41 @@ v1::ListNodesResponse CoordinatorCore::ListNodes() const {
       shown.set_pid(rank.pid());
       shown.set_state(absl::AsciiStrToLower(NameOfState(rank.state())));
       const auto job = state_.Find(JobId(rank.job()));
-      const bool planned = job != nullptr && job->plan != nullptr &&
-                           job->plan->epoch() == rank.epoch() && rank.rank() >= 0 &&
-                           rank.rank() < job->plan->ranks_size();
-      shown.set_device(planned ? job->plan->ranks(rank.rank()).device() : -1);
+      const v1::Plan* plan = job == nullptr ? nullptr : job->PlanOf(rank.epoch());
+      const bool planned = plan != nullptr && rank.rank() >= 0 && rank.rank() < plan->ranks_size();
+      shown.set_device(planned ? plan->ranks(rank.rank()).device() : -1);
     }
   }
   return response;
+}
+
+void CoordinatorCore::FillDecisions(const NodeName& name, const NodeEntry& entry,
+                                    v1::NodeStatus* status) const {
+  const std::shared_ptr<const DurableNode> node = state_.FindNode(name);
+  if (node->admin.cordoned() || node->admin.draining()) *status->mutable_admin() = node->admin;
+  if (node->preflight.finished_ms() > 0) *status->mutable_preflight() = node->preflight;
+  if (entry.report.has_health()) *status->mutable_health() = entry.report.health();
+  int64_t held = 0;
+  const auto here = jobs_on_.find(name);
+  if (here != jobs_on_.end()) {
+    for (const JobId& id : here->second) {
+      const Gang* gang = FindGang(id);
+      if (gang == nullptr || !gang->ranks_on().contains(name.value())) gang = FindNextGang(id);
+      if (gang == nullptr || !gang->ranks_on().contains(name.value())) continue;
+      held += static_cast<int64_t>(gang->ranks_on().at(name.value()).size());
+    }
+  }
+  status->set_held_devices(held);
+  if (!entry.IsUp()) return;
+  if (node->drained) {
+    status->set_reason("drained: no rank is left");
+  } else if (node->admin.draining()) {
+    const std::string obstacle = DrainObstacle(name);
+    status->set_reason(obstacle.empty() ? "its ranks are leaving" : obstacle);
+  } else {
+    const std::string closed = WhyClosed(entry, *node);
+    if (!closed.empty()) status->set_reason(closed);
+  }
 }
 
 v1::ListEventsResponse CoordinatorCore::ListEvents(const v1::ListEventsRequest& request) const {

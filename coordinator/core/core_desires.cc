@@ -5,37 +5,56 @@
 #include "absl/strings/str_cat.h"
 #include "coordinator/core/coordinator_core.h"
 #include "coordinator/core/job_state.h"
+#include "coordinator/core/preflight_policy.h"
 
 namespace fathom {
-// What a job wishes of its nodes, as text that changes exactly when the wish does.
+
 CoordinatorCore::Desire CoordinatorCore::DesireOf(const DurableJob& job) const {
   Desire desire;
   const Gang* gang = FindGang(job.id);
-  if (!IsActive(job.state) || !job.HasCurrentPlan() || gang == nullptr) return desire;
-  desire.signature =
-      absl::StrCat(job.epoch, gang->AllListen() ? " peers" : "", " ", gang->DoneBeforeCount());
-  for (const v1::RankAssignment& rank : job.plan->ranks()) desire.nodes.insert(rank.node());
+  if (!IsActive(job.state) || gang == nullptr) return desire;
+  const auto describe = [&](const Gang& of) {
+    absl::StrAppend(&desire.signature, of.plan().epoch(), of.AllListen() ? " peers" : "", " ",
+                    of.DoneBeforeCount(), ";");
+    for (const auto& [node, ranks] : of.ranks_on()) desire.nodes.insert(node);
+  };
+  describe(*gang);
+  if (!job.HasCurrentPlan()) {
+    desire.signature += " hold";
+    return desire;
+  }
+  absl::StrAppend(&desire.signature, job.park != nullptr ? " park " : " ", job.diagnose);
+  const Gang* next = FindNextGang(job.id);
+  if (next != nullptr) describe(*next);
   return desire;
 }
 
 void CoordinatorCore::MarkChangedDesires() {
-  std::map<JobId, Desire> next;
-  for (const auto& [number, job] : state_.jobs()) {
-    Desire desire = DesireOf(*job);
-    if (desire.signature.empty()) continue;
-    const auto known = desires_.find(job->id);
-    if (known != desires_.end() && known->second.signature == desire.signature) {
-      next.insert(desires_.extract(known));
-      continue;
+  for (const JobId& id : std::exchange(desire_dirty_, {})) {
+    const auto job = state_.Find(id);
+    Desire desire = job == nullptr ? Desire{} : DesireOf(*job);
+    const auto known = desires_.find(id);
+    if (known != desires_.end()) {
+      if (known->second.signature == desire.signature && known->second.nodes == desire.nodes) {
+        continue;
+      }
+      for (const std::string& name : known->second.nodes) {
+        changed_nodes_.insert(NodeName(name));
+        const auto jobs = desired_on_.find(NodeName(name));
+        jobs->second.erase(id);
+        if (jobs->second.empty()) desired_on_.erase(jobs);
+      }
+      desires_.erase(known);
     }
-    for (const std::string& name : desire.nodes) changed_nodes_.insert(NodeName(name));
-    next[job->id] = std::move(desire);
+    if (desire.signature.empty()) continue;
+    for (const std::string& name : desire.nodes) {
+      changed_nodes_.insert(NodeName(name));
+      desired_on_[NodeName(name)].insert(id);
+    }
+    desires_[id] = std::move(desire);
   }
-  // What is left was wished before, and is not or differently now.
-  for (const auto& [job, desire] : desires_) {
-    for (const std::string& name : desire.nodes) changed_nodes_.insert(NodeName(name));
-  }
-  desires_ = std::move(next);
+  const auto due = std::exchange(preflights_due_, {});
+  changed_nodes_.insert(due.begin(), due.end());
 }
 
 std::vector<NodeName> CoordinatorCore::TakeChangedNodes() {
@@ -52,24 +71,71 @@ v1::DesiredState CoordinatorCore::DesiredFor(const NodeName& node) const {
   desired.set_version(version == version_of_.end() ? 1 : version->second);
   desired.set_heartbeat_ms(options_.heartbeat_ms);
   desired.set_lease_ms(options_.lease_ms);
-  for (const auto& [id, desire] : desires_) {
-    if (!desire.nodes.contains(node.value())) continue;
+  AddPreflight(node, &desired);
+  const auto here = desired_on_.find(node);
+  if (here == desired_on_.end()) return desired;
+  for (const JobId& id : here->second) {
     const auto job = state_.Find(id);
     const Gang* gang = FindGang(id);
     if (job == nullptr || gang == nullptr) continue;
-    v1::DesiredJob& wanted = *desired.add_jobs();
-    *wanted.mutable_plan() = *job->plan;
-    wanted.set_checkpoint_directory(job->job->spec().checkpoint().directory());
-    for (const int32_t rank : gang->WantedOn(node)) wanted.add_ranks(rank);
-    if (!gang->AllListen()) continue;
-    for (const v1::RankStatus& rank : gang->ranks()) {
-      v1::RankEndpoint& peer = *wanted.add_peers();
-      peer.set_rank(rank.rank());
-      peer.set_node(job->plan->ranks(rank.rank()).node());
-      peer.set_endpoint(rank.endpoint());
-    }
+    const bool has_present = gang->ranks_on().contains(node.value());
+    if (has_present) AddDesiredJob(*job, *gang, &desired, node);
+    // A node that the next epoch leaves is told of it too, so that its ranks know when to go.
+    const Gang* next = FindNextGang(id);
+    if (next != nullptr) AddDesiredJob(*job, *next, &desired, node);
   }
   return desired;
+}
+
+void CoordinatorCore::AddDesiredJob(const DurableJob& job, const Gang& gang,
+                                    v1::DesiredState* desired, const NodeName& node) const {
+  v1::DesiredJob& wanted = *desired->add_jobs();
+  *wanted.mutable_plan() = gang.plan();
+  wanted.set_checkpoint_directory(job.job->spec().checkpoint().directory());
+  for (const int32_t rank : gang.WantedOn(node)) wanted.add_ranks(rank);
+  if (gang.plan().epoch() < job.epoch) {
+    wanted.set_hold(true);
+    return;
+  }
+  if (gang.plan().epoch() == job.epoch) {
+    wanted.set_park(job.park != nullptr);
+    wanted.set_diagnose(static_cast<uint64_t>(job.diagnose));
+  }
+  if (!gang.AllListen()) return;
+  for (const v1::RankStatus& rank : gang.ranks()) {
+    v1::RankEndpoint& peer = *wanted.add_peers();
+    peer.set_rank(rank.rank());
+    peer.set_node(gang.plan().ranks(rank.rank()).node());
+    peer.set_endpoint(rank.endpoint());
+  }
+}
+
+// A preflight that was asked for and has not been answered yet.
+void CoordinatorCore::AddPreflight(const NodeName& name, v1::DesiredState* desired) const {
+  const std::shared_ptr<const DurableNode> node = state_.FindNode(name);
+  if (node->preflight_request.empty() || node->preflight.id() == node->preflight_request) return;
+  const NodeEntry* own = nodes_.Find(name);
+  if (own == nullptr || own->report.node().devices().empty()) return;
+  v1::PreflightRequest& request = *desired->mutable_preflight();
+  request.set_id(node->preflight_request);
+  std::vector<const v1::Node*> others;
+  std::vector<const v1::PreflightReport*> reports;
+  for (const auto& [other, entry] : nodes_.nodes()) {
+    if (!entry.IsUp()) continue;
+    others.push_back(&entry.report.node());
+    const bool same_kind =
+        !entry.report.node().devices().empty() &&
+        entry.report.node().devices(0).kind() == own->report.node().devices(0).kind();
+    if (same_kind && entry.report.has_preflight()) reports.push_back(&entry.report.preflight());
+  }
+  // The ids of requests rise, so that the peers change from one to the next.
+  for (v1::PreflightPeer& peer :
+       ChoosePreflightPeers(name.value(), others, static_cast<uint64_t>(node->preflights))) {
+    *request.add_peers() = std::move(peer);
+  }
+  for (v1::PreflightThreshold& threshold : CalibratePreflight(reports)) {
+    *request.add_thresholds() = std::move(threshold);
+  }
 }
 
 }  // namespace fathom

@@ -1,4 +1,4 @@
-// Who gets devices: jobs that recover first, then the queue.
+// Where a job that gets devices is placed.
 #include <algorithm>
 #include <utility>
 
@@ -23,46 +23,10 @@ std::string DevicesAsText(const std::vector<FreeNode>& nodes) {
 
 }  // namespace
 
-// Recovering jobs come first, oldest first; then the queue, strictly in order.
-void CoordinatorCore::PlaceWaitingJobs(Moment now) {
-  std::vector<std::shared_ptr<const DurableJob>> recovering;
-  std::vector<std::shared_ptr<const DurableJob>> pending;
-  for (const auto& [number, job] : state_.jobs()) {
-    if (job->state == v1::JOB_STATE_RECOVERING && !job->HasCurrentPlan()) recovering.push_back(job);
-    if (job->state == v1::JOB_STATE_PENDING) pending.push_back(job);
-  }
-  waiting_.clear();
-  std::string blocker;
-  for (const auto& job : recovering) {
-    std::string reason = TryToPlace(*job, blocker.empty(), now);
-    if (reason.empty()) continue;
-    waiting_[job->id] = std::move(reason);
-    if (blocker.empty()) blocker = job->id.value();
-  }
-  int position = static_cast<int>(waiting_.size());
-  for (const auto& job : pending) {
-    std::string reason;
-    if (!blocker.empty()) {
-      reason = absl::StrCat("behind ", blocker, ", which waits for devices; place ", position + 1,
-                            " in the queue");
-    } else {
-      reason = TryToPlace(*job, true, now);
-      if (!reason.empty()) blocker = job->id.value();
-    }
-    if (reason.empty()) continue;
-    waiting_[job->id] = std::move(reason);
-    ++position;
-  }
-  for (auto it = hopeless_.begin(); it != hopeless_.end();) {
-    it = waiting_.contains(it->first) ? std::next(it) : hopeless_.erase(it);
-  }
-}
-
 std::string CoordinatorCore::TryToPlace(const DurableJob& job, bool first_in_line, Moment now) {
   const bool recovering = job.state == v1::JOB_STATE_RECOVERING;
-  const uint64_t epoch = recovering ? job.epoch : 1;
-  const DeviceMap devices(nodes_, state_.jobs(), job.id, first_in_line && recovering);
-  const std::string free = DevicesAsText(devices.Free(DeviceMap::Use::kWithSpares));
+  const uint64_t epoch = recovering ? job.epoch : job.last_epoch + 1;
+  const std::string free = TextOf(DevicesFor(job.id, first_in_line && recovering), job);
   const auto tried = hopeless_.find(job.id);
   if (tried != hopeless_.end() && tried->second.devices == free) return tried->second.reason;
   absl::StatusOr<v1::Plan> plan = FindPlan(job, epoch, first_in_line);
@@ -75,53 +39,121 @@ std::string CoordinatorCore::TryToPlace(const DurableJob& job, bool first_in_lin
   if (!recovering) {
     change.set_state(v1::JOB_STATE_STARTING);
     change.set_epoch(epoch);
+    change.set_best_step(job.best_step);
+  } else if (const v1::RecoveryRecord* begun = job.RecoveryOf(epoch)) {
+    *change.mutable_recovery() = *begun;
+    // Of a wait the end can't be told from inside: the new plan is what it waited for.
+    NotePlan(*plan, job.plan.get(), now, change.mutable_recovery());
   }
   std::set<std::string> names;
   for (const v1::RankAssignment& rank : plan->ranks()) names.insert(rank.node());
   std::string message =
       absl::StrCat("epoch ", epoch, ": ", plan->ranks_size(), " ranks on ", names.size(), " nodes");
+  const int32_t replicas = plan->spec().parallelism().replicas();
+  if (replicas < job.job->spec().parallelism().replicas()) {
+    absl::StrAppend(&message, ", ", replicas, " of ", job.job->spec().parallelism().replicas(),
+                    " replicas");
+  }
   if (plan->has_resume()) {
-    absl::StrAppend(&message, ", from the checkpoint of step ", plan->resume().step());
+    absl::StrAppend(&message, ", from ", recovering ? "memory or " : "", "the checkpoint of step ",
+                    plan->resume().step());
   } else {
-    absl::StrAppend(&message, ", from initial weights");
+    absl::StrAppend(&message, ", from ", recovering ? "memory or " : "", "initial weights");
   }
   *change.mutable_plan() = *std::move(plan);
   ChangeJob(job, "PlanMade", message, std::move(change), now);
   return "";
 }
 
-// A new job goes on ready nodes. One that recovers stays on the nodes it had if it can, then takes
-// spares, then whatever is free.
+DeviceMap CoordinatorCore::DevicesFor(const JobId& viewer, bool over_claims) const {
+  return DeviceMap(nodes_, state_, viewer, over_claims, ClosedNodes());
+}
+
+std::string CoordinatorCore::TextOf(const DeviceMap& devices, const DurableJob& job) const {
+  std::string text = DevicesAsText(devices.Free(DeviceMap::Use::kWithSpares));
+  for (const std::string& node : DrainingOf(job, false)) {
+    absl::StrAppend(&text, " drain ", node, " ",
+                    state_.FindNode(NodeName(node))->admin.replacement());
+  }
+  for (const std::string& node : DrainingOf(job, true)) absl::StrAppend(&text, " overdue ", node);
+  for (const auto& [node, until] : shunned_until_) absl::StrAppend(&text, " shun ", node.value());
+  return text;
+}
+
+std::set<std::string> CoordinatorCore::DrainingOf(const DurableJob& job, bool only_overdue) const {
+  std::set<std::string> draining;
+  if (job.plan == nullptr) return draining;
+  for (const auto& [name, node] : state_.nodes()) {
+    if (!node->admin.draining()) continue;
+    const int64_t deadline_ms = node->admin.deadline_ms();
+    const bool overdue = deadline_ms != 0 && last_decided_.wall_ms >= deadline_ms;
+    if (overdue || !only_overdue) draining.insert(name.value());
+  }
+  return draining;
+}
+
+ReplanInput CoordinatorCore::InputFor(const DurableJob& job, uint64_t epoch,
+                                      const DeviceMap& devices) const {
+  ReplanInput input;
+  input.previous = job.plan.get();
+  input.epoch = epoch;
+  input.asked = &job.job->spec();
+  input.free = devices.Free(DeviceMap::Use::kWithSpares);
+  for (const auto& [name, node] : state_.nodes()) {
+    const std::string& named = node->admin.replacement();
+    if (!named.empty()) input.successor[name.value()] = named;
+  }
+  return input;
+}
+
+// A new job goes on ready nodes. One that recovers keeps what it can of its last plan.
 absl::StatusOr<v1::Plan> CoordinatorCore::FindPlan(const DurableJob& job, uint64_t epoch,
                                                    bool first_in_line) const {
+  if (job.state == v1::JOB_STATE_RECOVERING && job.plan != nullptr) {
+    absl::StatusOr<v1::Plan> plan = FindRecoveryPlan(job, false);
+    if (plan.ok() || !first_in_line) return plan;
+    absl::StatusOr<v1::Plan> over_claims = FindRecoveryPlan(job, true);
+    return over_claims.ok() ? over_claims : plan;
+  }
+  constexpr auto kUse = DeviceMap::Use::kReadyOnly;
   const int64_t needed = RanksOf(job.job->spec());
-  const bool recovering = job.state == v1::JOB_STATE_RECOVERING;
-  const auto use = recovering ? DeviceMap::Use::kWithSpares : DeviceMap::Use::kReadyOnly;
-  const DeviceMap devices(nodes_, state_.jobs(), job.id, false);
-  std::vector<std::vector<FreeNode>> choices;
-  if (recovering && job.plan != nullptr) {
-    std::set<std::string> former;
-    for (const v1::RankAssignment& rank : job.plan->ranks()) former.insert(rank.node());
-    choices.push_back(devices.Free(use, former));
-    for (const auto& [name, entry] : nodes_.nodes()) {
-      if (entry.state == v1::NODE_STATE_SPARE) former.insert(name.value());
+  const DeviceMap devices = DevicesFor(job.id, false);
+  if (devices.CountFree(kUse) < needed) {
+    return absl::ResourceExhaustedError(ShortageReason(needed, devices, kUse));
+  }
+  absl::StatusOr<v1::Plan> plan = PlanOn(options_.planning, job, epoch, devices.Free(kUse));
+  if (plan.ok()) return plan;
+  return WithContext(plan.status(), "cannot be planned on the free devices");
+}
+
+absl::StatusOr<v1::Plan> CoordinatorCore::FindRecoveryPlan(const DurableJob& job,
+                                                           bool over_claims) const {
+  const DeviceMap devices = DevicesFor(job.id, over_claims);
+  ReplanInput input = InputFor(job, job.epoch, devices);
+  const std::set<std::string> overdue = DrainingOf(job, true);
+  const v1::JobSpec& asked = job.job->spec();
+  const bool may_shed = asked.parallelism().replicas() > 1 &&
+                        (!asked.recovery().has_shed_replicas() || asked.recovery().shed_replicas());
+  absl::Status why;
+  for (const auto& [vacate, shed] : {std::pair(DrainingOf(job, false), false),
+                                     std::pair(overdue, false), std::pair(overdue, true)}) {
+    if (shed && !may_shed) continue;
+    input.vacate = vacate;
+    absl::StatusOr<v1::Plan> plan =
+        shed ? options_.planning.reshape(input) : options_.planning.replan(input);
+    if (plan.ok()) {
+      plan = Finished(options_.planning, job, job.epoch, input.free, *std::move(plan));
     }
-    choices.push_back(devices.Free(use, former));
-  }
-  choices.push_back(devices.Free(use));
-  if (recovering && first_in_line) {
-    choices.push_back(DeviceMap(nodes_, state_.jobs(), job.id, true).Free(use));
-  }
-  absl::Status why = absl::ResourceExhaustedError(ShortageReason(needed, devices, use));
-  for (const std::vector<FreeNode>& nodes : choices) {
-    int64_t free = 0;
-    for (const FreeNode& node : nodes) free += static_cast<int64_t>(node.free_devices.size());
-    if (free < needed) continue;
-    absl::StatusOr<v1::Plan> plan = PlanOn(options_.planning, job, epoch, nodes);
     if (plan.ok()) return plan;
-    why = WithContext(plan.status(), "cannot be planned on the free devices");
+    if (why.ok() || shed) why = plan.status();
   }
-  return why;
+  if (!absl::IsResourceExhausted(why)) {
+    return WithContext(why, "cannot be planned on the free devices");
+  }
+  constexpr auto kUse = DeviceMap::Use::kWithSpares;
+  const int64_t needed = job.plan->ranks_size();
+  if (devices.CountFree(kUse) >= needed) return why;
+  return absl::ResourceExhaustedError(ShortageReason(needed, devices, kUse));
 }
 
 }  // namespace fathom

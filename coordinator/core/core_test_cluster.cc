@@ -7,8 +7,28 @@
 #include "common/base/check.h"
 #include "common/base/status_util.h"
 #include "coordinator/core/job_state.h"
+#include "coordinator/planner/replan.h"
 
 namespace fathom {
+namespace {
+
+planner::ReplanRequest RequestOf(const ReplanInput& input) {
+  planner::ReplanRequest request;
+  request.previous = input.previous;
+  request.epoch = input.epoch;
+  request.asked = input.asked;
+  request.vacate = input.vacate;
+  request.successor = input.successor;
+  for (const FreeNode& node : input.free) {
+    planner::ReplanNode& copy = request.nodes.emplace_back();
+    copy.capacity.name = node.name;
+    copy.capacity.free_devices = {node.free_devices.begin(), node.free_devices.end()};
+    copy.spare = node.spare;
+  }
+  return request;
+}
+
+}  // namespace
 
 PlanningFunctions SimplePlanning() {
   PlanningFunctions planning;
@@ -20,6 +40,12 @@ PlanningFunctions SimplePlanning() {
     if (resolved.spec().training().steps() == 0) {
       resolved.mutable_spec()->mutable_training()->set_steps(100);
     }
+    v1::JobSpec& spec = *resolved.mutable_spec();
+    v1::Parallelism& shape = *spec.mutable_parallelism();
+    if (shape.pipeline() == 0) shape.set_pipeline(1);
+    if (shape.expert() == 0) shape.set_expert(1);
+    if (shape.replicas() == 0) shape.set_replicas(1);
+    if (spec.training().micro_batches() == 0) spec.mutable_training()->set_micro_batches(12);
     return resolved;
   };
   planning.make_plan = [](const std::string& job, uint64_t epoch, const v1::JobSpec& spec,
@@ -39,12 +65,16 @@ PlanningFunctions SimplePlanning() {
         rank.set_rank(plan.ranks_size() - 1);
         rank.set_node(node.name);
         rank.set_device(device);
+        rank.set_expert_rank(rank.rank() % spec.parallelism().expert());
+        rank.set_replica(rank.rank() / spec.parallelism().expert());
       }
     }
     if (plan.ranks_size() == ranks) return plan;
     return absl::ResourceExhaustedError("too few devices");
   };
   planning.check_plan = [](const v1::Plan&) { return absl::OkStatus(); };
+  planning.replan = [](const ReplanInput& input) { return planner::Replan(RequestOf(input)); };
+  planning.reshape = [](const ReplanInput& input) { return planner::Reshape(RequestOf(input)); };
   return planning;
 }
 

@@ -238,7 +238,10 @@ absl::Status DurableState::ApplyNodeChange(const v1::Record& record) {
   }
   if (change.drained()) node->drained = true;
   if (change.has_preflight()) node->preflight = change.preflight();
-  if (!change.preflight_request().empty()) node->preflight_request = change.preflight_request();
+  if (!change.preflight_request().empty()) {
+    node->preflight_request = change.preflight_request();
+    ++node->preflights;
+  }
   PutNode(name, std::move(node));
   return absl::OkStatus();
 }
@@ -400,7 +403,8 @@ std::string DurableState::Fingerprint() const {
   }
   for (const auto& [name, node] : nodes_) {
     absl::StrAppend(&text, name.value(), " ", node->admin.ShortDebugString(), " ", node->drained,
-                    " ", node->preflight.ShortDebugString(), " ", node->preflight_request, "\n");
+                    " ", node->preflight.ShortDebugString(), " ", node->preflight_request, " ",
+                    node->preflights, "\n");
   }
   for (const v1::Event& event : events_) absl::StrAppend(&text, event.ShortDebugString(), "\n");
   for (const AppliedCommand& command : commands_) {

@@ -69,6 +69,7 @@ struct DurableNode {
   bool drained = false;           // it drains, and its last rank has left
   v1::PreflightReport preflight;  // newest finished one
   std::string preflight_request;  // id of the newest asked for; answered once `preflight` has it
+  int64_t preflights = 0;         // how many were asked for
 };
 
 // A command already applied, by its request_id.

@@ -15,30 +15,32 @@ namespace {
 
 constexpr size_t kRecentStepsMax = 16;
 
-bool IsAtLeastListening(const v1::RankStatus& rank) {
-  return (rank.state() == v1::RANK_STATE_LISTENING || rank.state() == v1::RANK_STATE_TRAINING ||
-          rank.state() == v1::RANK_STATE_FINISHED) &&
-         !rank.endpoint().empty();
-}
-
-bool IsAtLeastTraining(const v1::RankStatus& rank) {
-  return rank.state() == v1::RANK_STATE_TRAINING || rank.state() == v1::RANK_STATE_FINISHED;
-}
-
-// How far along the way to training; a failed or stopped rank is nowhere.
+// How far along the way to its end; a failed, stopped or holding rank is nowhere.
 int Progress(v1::RankState state) {
   switch (state) {
     case v1::RANK_STATE_STARTING:
       return 1;
     case v1::RANK_STATE_LISTENING:
       return 2;
-    case v1::RANK_STATE_TRAINING:
+    case v1::RANK_STATE_LOADING:
       return 3;
-    case v1::RANK_STATE_FINISHED:
+    case v1::RANK_STATE_TRAINING:
       return 4;
+    case v1::RANK_STATE_FINISHED:
+      return 5;
     default:
       return 0;
   }
+}
+
+bool IsAtLeastListening(const v1::RankStatus& rank) {
+  return Progress(rank.state()) >= 2 && !rank.endpoint().empty();
+}
+
+// It ended this epoch as it should; its process may be gone, or be of a later epoch.
+bool HasLeftWell(v1::RankState state) {
+  return state == v1::RANK_STATE_FINISHED || state == v1::RANK_STATE_PARKED ||
+         state == v1::RANK_STATE_MOVED;
 }
 
 // A rank that lost its peers is seldom the one to blame.
@@ -71,41 +73,92 @@ Gang::Gang(std::shared_ptr<const v1::Plan> plan, bool seen, int64_t steady_ms)
     ranks_[i].set_job(plan_->job());
     ranks_[i].set_epoch(plan_->epoch());
     ranks_[i].set_rank(static_cast<int32_t>(i));
+    ranks_on_[plan_->ranks(static_cast<int>(i)).node()].push_back(static_cast<int32_t>(i));
   }
+  count_of_[v1::RANK_STATE_UNSPECIFIED] = Size();
 }
 
-void Gang::Report(const v1::NodeReport& report) {
+bool Gang::Report(const v1::NodeReport& report, int64_t steady_ms) {
+  const auto here = ranks_on_.find(report.node().name());
+  if (here == ranks_on_.end()) return false;
+  bool changed = false;
+  bool went_on = false;  // with a later epoch
   std::set<int32_t> reported;
   for (const v1::RankStatus& status : report.ranks()) {
-    if (status.job() != plan_->job() || status.epoch() != plan_->epoch()) continue;
+    if (status.job() != plan_->job()) continue;
+    if (status.epoch() > plan_->epoch() &&
+        (Progress(status.state()) >= 3 || status.state() == v1::RANK_STATE_HELD)) {
+      went_on = true;
+    }
+    if (status.epoch() != plan_->epoch()) continue;
     const bool ours = status.rank() >= 0 && status.rank() < plan_->ranks_size() &&
                       plan_->ranks(status.rank()).node() == report.node().name();
     if (!ours || !reported.insert(status.rank()).second) continue;
-    Update(status, report.incarnation());
+    changed = Update(status, report.incarnation(), steady_ms) || changed;
   }
-  for (const v1::RankAssignment& assignment : plan_->ranks()) {
-    if (assignment.node() != report.node().name()) continue;
-    node_incarnation_[assignment.rank()] = report.incarnation();
-    if (!reported.contains(assignment.rank())) Missing(assignment.rank(), report.incarnation());
+  for (const int32_t rank : here->second) {
+    changed = changed || node_incarnation_[rank] != report.incarnation();
+    node_incarnation_[rank] = report.incarnation();
+    if (reported.contains(rank) || !seen_[rank] || HasLeftWell(ranks_[rank].state())) continue;
+    if (went_on) {
+      SetState(rank, v1::RANK_STATE_MOVED);
+      changed = true;
+    } else {
+      changed = Missing(rank, report.incarnation()) || changed;
+    }
   }
+  return changed;
 }
 
-void Gang::Update(const v1::RankStatus& status, int64_t incarnation) {
+void Gang::Recount(const v1::RankStatus& rank, int by) {
+  count_of_[rank.state()] += by;
+  if (IsAtLeastListening(rank)) listening_ += by;
+  if (Progress(rank.state()) >= 3) loading_ += by;
+  if (Progress(rank.state()) >= 4) training_ += by;
+}
+
+void Gang::SetState(int32_t rank, v1::RankState state) {
+  Recount(ranks_[rank], -1);
+  ranks_[rank].set_state(state);
+  Recount(ranks_[rank], 1);
+}
+
+int Gang::CountOf(v1::RankState state) const {
+  const auto found = count_of_.find(state);
+  return found == count_of_.end() ? 0 : found->second;
+}
+
+bool Gang::Update(const v1::RankStatus& status, int64_t incarnation, int64_t steady_ms) {
   v1::RankStatus& rank = ranks_[status.rank()];
-  if (rank.state() == v1::RANK_STATE_FINISHED && status.state() != v1::RANK_STATE_FINISHED) return;
+  if (rank.state() == v1::RANK_STATE_FINISHED && status.state() != v1::RANK_STATE_FINISHED) {
+    return false;
+  }
+  bool changed = rank.state() != status.state() ||
+                 rank.timeline().first_step_ms() != status.timeline().first_step_ms() ||
+                 rank.diagnosis().token() != status.diagnosis().token() ||
+                 rank.last_step().step() == 0;
   if (status.has_last_step()) {
     best_step_ = std::max(best_step_, status.last_step().step());
+    if (status.last_step().step() > newest_step_.step) {
+      newest_step_ = {status.last_step().step(), status.last_step().finished_ms(),
+                      status.last_step().seconds()};
+    }
     const bool newer = status.last_step().step() > rank.last_step().step();
     if (status.rank() == 0 && newer) CountStep(status.last_step());
   }
   if (status.has_checkpoint() && status.checkpoint().step() > checkpoint_.step()) {
     checkpoint_ = status.checkpoint();
+    changed = true;
   }
   // A second process of the same rank and epoch would speak to peers that await the first.
   const bool replaced = IsAtLeastListening(rank) && rank.pid() != 0 && status.pid() != 0 &&
                         rank.pid() != status.pid();
+  Recount(rank, -1);
   rank = status;
-  rank.set_message(CutText(status.message(), limits::kMaxTextBytes));
+  Recount(rank, 1);
+  if (status.message().size() > limits::kMaxTextBytes) {
+    rank.set_message(CutText(status.message(), limits::kMaxTextBytes));
+  }
   incarnation_of_[status.rank()] = incarnation;
   seen_[status.rank()] = true;
   if (status.state() == v1::RANK_STATE_FAILED) {
@@ -114,13 +167,18 @@ void Gang::Update(const v1::RankStatus& status, int64_t incarnation) {
     Fail(status.rank(), absl::StrCat("stopped though it should run: ", rank.message()));
   } else if (replaced) {
     Fail(status.rank(), "its process was replaced within an epoch");
+    changed = true;
+  } else if (status.state() == v1::RANK_STATE_HELD && complaint_.rank < 0) {
+    complaint_ = {status.rank(), rank.message(), steady_ms};
   }
+  return changed;
 }
 
-void Gang::Missing(int32_t rank, int64_t incarnation) {
-  if (!seen_[rank] || ranks_[rank].state() == v1::RANK_STATE_FINISHED) return;
+bool Gang::Missing(int32_t rank, int64_t incarnation) {
   const bool restarted = incarnation_of_[rank] != 0 && incarnation_of_[rank] != incarnation;
+  const bool had_failed = failure() != nullptr;
   Fail(rank, restarted ? "its node's daemon restarted without it" : "its node no longer has it");
+  return !had_failed;
 }
 
 void Gang::Fail(int32_t rank, const std::string& message) {
@@ -129,30 +187,39 @@ void Gang::Fail(int32_t rank, const std::string& message) {
   failure_.message =
       absl::StrCat("rank ", rank, " on node ", plan_->ranks(rank).node(), " failed: ", message);
   failure_.incurable = IsIncurable(message);
+  failure_.cause = "rank_failed";
+  failure_.node = plan_->ranks(rank).node();
   failure_blames_peer_ = blames_peer;
 }
 
 void Gang::NodeLost(const NodeName& node, const std::string& reason) {
-  for (const v1::RankAssignment& assignment : plan_->ranks()) {
-    if (assignment.node() != node.value()) continue;
-    if (ranks_[assignment.rank()].state() == v1::RANK_STATE_FINISHED) continue;
-    if (failure_.message.empty() || failure_blames_peer_) {
-      failure_ = {absl::StrCat("node ", node.value(), " was lost: ", reason), false};
-      failure_blames_peer_ = false;
-    }
-    return;
+  const auto here = ranks_on_.find(node.value());
+  if (here == ranks_on_.end()) return;
+  const bool all_done = std::all_of(here->second.begin(), here->second.end(), [&](int32_t rank) {
+    return ranks_[rank].state() == v1::RANK_STATE_FINISHED ||
+           ranks_[rank].state() == v1::RANK_STATE_PARKED;
+  });
+  if (all_done || (failure() != nullptr && !failure_blames_peer_)) return;
+  failure_ = {absl::StrCat("node ", node.value(), " was lost: ", reason), false, "node_lost",
+              node.value()};
+  failure_blames_peer_ = false;
+}
+
+std::map<std::string, std::set<std::string>> Gang::Blamed() const {
+  std::map<std::string, std::set<std::string>> blamed;
+  for (const v1::RankStatus& rank : ranks_) {
+    if (rank.state() != v1::RANK_STATE_HELD || rank.blamed_node().empty()) continue;
+    if (!ranks_on_.contains(rank.blamed_node())) continue;
+    blamed[rank.blamed_node()].insert(plan_->ranks(rank.rank()).node());
   }
+  return blamed;
 }
 
-bool Gang::AllListen() const {
-  return std::all_of(ranks_.begin(), ranks_.end(), IsAtLeastListening);
-}
-
-bool Gang::AllTrain() const { return std::all_of(ranks_.begin(), ranks_.end(), IsAtLeastTraining); }
-
-bool Gang::AllFinished() const {
-  return std::all_of(ranks_.begin(), ranks_.end(), [](const v1::RankStatus& rank) {
-    return rank.state() == v1::RANK_STATE_FINISHED;
+bool Gang::FirstStepDone() const {
+  return std::any_of(ranks_.begin(), ranks_.end(), [](const v1::RankStatus& rank) {
+    return rank.timeline().first_step_ms() > 0 ||
+           (Progress(rank.state()) >= 4 && rank.has_last_step() &&
+            rank.last_step().step() > rank.restored().step());
   });
 }
 
@@ -170,16 +237,18 @@ std::string Gang::Laggard() const {
 
 std::vector<int32_t> Gang::WantedOn(const NodeName& node) const {
   std::vector<int32_t> wanted;
-  for (const v1::RankAssignment& assignment : plan_->ranks()) {
-    if (assignment.node() != node.value()) continue;
-    if (!DoneBefore(assignment.rank())) wanted.push_back(assignment.rank());
+  const auto here = ranks_on_.find(node.value());
+  if (here == ranks_on_.end()) return wanted;
+  for (const int32_t rank : here->second) {
+    if (!DoneBefore(rank)) wanted.push_back(rank);
   }
   return wanted;
 }
 
 bool Gang::DoneBefore(int32_t rank) const {
-  return ranks_[rank].state() == v1::RANK_STATE_FINISHED &&
-         node_incarnation_[rank] != incarnation_of_[rank];
+  const v1::RankState state = ranks_[rank].state();
+  const bool done = state == v1::RANK_STATE_FINISHED || state == v1::RANK_STATE_PARKED;
+  return done && node_incarnation_[rank] != incarnation_of_[rank];
 }
 
 int Gang::DoneBeforeCount() const {

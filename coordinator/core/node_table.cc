@@ -43,9 +43,22 @@ absl::Status CheckReport(const v1::NodeReport& report) {
   return absl::OkStatus();
 }
 
+bool SameRanks(const v1::NodeReport& a, const v1::NodeReport& b) {
+  const bool same_devices =
+      std::equal(a.node().devices().begin(), a.node().devices().end(), b.node().devices().begin(),
+                 b.node().devices().end(),
+                 [](const v1::Device& x, const v1::Device& y) { return x.index() == y.index(); });
+  return same_devices &&
+         std::equal(a.ranks().begin(), a.ranks().end(), b.ranks().begin(), b.ranks().end(),
+                    [](const v1::RankStatus& x, const v1::RankStatus& y) {
+                      return x.state() == y.state() && x.rank() == y.rank() &&
+                             x.epoch() == y.epoch() && x.job() == y.job();
+                    });
+}
+
 }  // namespace
 
-absl::Status NodeTable::Report(const v1::NodeReport& report, Moment now, bool* came_up) {
+absl::Status NodeTable::Report(const v1::NodeReport& report, Moment now, NodeNews* news) {
   FATHOM_RETURN_IF_ERROR(CheckReport(report));
   const NodeName name(report.node().name());
   auto found = nodes_.find(name);
@@ -60,7 +73,9 @@ absl::Status NodeTable::Report(const v1::NodeReport& report, Moment now, bool* c
         ") has reported; stop one of the two, or give this one "
         "another --node-name"));
   }
-  *came_up = !entry.IsUp();
+  news->came_up = !entry.IsUp();
+  news->ranks = news->came_up || entry.report.incarnation() != report.incarnation() ||
+                entry.report.spare() != report.spare() || !SameRanks(entry.report, report);
   entry.report = report;
   entry.state = report.spare() ? v1::NODE_STATE_SPARE : v1::NODE_STATE_READY;
   entry.reason = report.spare() ? "held back to replace another node" : "in touch";
@@ -116,10 +131,10 @@ std::vector<NodeName> NodeTable::ExpireLeases(Moment now) {
       entry.last_seen_steady_ms = std::min(entry.last_seen_steady_ms + pause_ms, now.steady_ms);
     }
     ++watched;
-    if (now.steady_ms - entry.last_seen_steady_ms > lease_ms_) ++silent;
+    if (now.steady_ms - entry.last_seen_steady_ms > lease_ms_ / 2) ++silent;
   }
-  const bool most = watched >= kMassSilenceNodesMin && 2 * silent > watched;
-  const int64_t patience_ms = most ? kMassSilenceLeases * lease_ms_ : lease_ms_;
+  most_are_silent_ = watched >= kMassSilenceNodesMin && 2 * silent > watched;
+  const int64_t patience_ms = most_are_silent_ ? kMassSilenceLeases * lease_ms_ : lease_ms_;
   std::vector<NodeName> lost;
   for (auto& [name, entry] : nodes_) {
     const int64_t silence_ms = now.steady_ms - entry.last_seen_steady_ms;
@@ -131,6 +146,14 @@ std::vector<NodeName> NodeTable::ExpireLeases(Moment now) {
     lost.push_back(name);
   }
   return lost;
+}
+
+void NodeTable::Suspect(const NodeName& name, const std::string& reason) {
+  const auto found = nodes_.find(name);
+  if (found == nodes_.end()) return;
+  found->second.state = v1::NODE_STATE_LOST;
+  found->second.connected = false;
+  found->second.reason = reason;
 }
 
 const NodeEntry* NodeTable::Find(const NodeName& name) const {

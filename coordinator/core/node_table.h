@@ -2,8 +2,9 @@
 // report again, and those that plans still name are expected for one lease.
 //
 // Two doubts before a node is called lost. When this program itself stood still (a suspended
-// machine), all leases are extended by that pause; when most nodes fall silent at once, the fault
-// is likelier on this side, and they get kMassSilenceLeases leases instead of one.
+// machine), all leases are extended by that pause; when most nodes fall silent at once (for half a
+// lease), the fault is likelier on this side, and they get kMassSilenceLeases leases instead of
+// one.
 #ifndef FATHOM_COORDINATOR_CORE_NODE_TABLE_H_
 #define FATHOM_COORDINATOR_CORE_NODE_TABLE_H_
 
@@ -36,6 +37,12 @@ struct NodeEntry {
   bool IsUp() const { return state == v1::NODE_STATE_READY || state == v1::NODE_STATE_SPARE; }
 };
 
+// What a report changed.
+struct NodeNews {
+  bool came_up = false;  // the node was not up
+  bool ranks = false;    // processes came, went or changed their state; or its devices did
+};
+
 class NodeTable {
  public:
   static constexpr int kMassSilenceLeases = 3;
@@ -44,15 +51,18 @@ class NodeTable {
   explicit NodeTable(int64_t lease_ms) : lease_ms_(lease_ms) {}
 
   // INVALID_ARGUMENT: the report makes no sense. FAILED_PRECONDITION: a newer incarnation has
-  // reported. RESOURCE_EXHAUSTED: too many nodes. Then nothing changes. *came_up: the node was not
-  // up.
-  absl::Status Report(const v1::NodeReport& report, Moment now, bool* came_up);
+  // reported. RESOURCE_EXHAUSTED: too many nodes. Then nothing changes.
+  absl::Status Report(const v1::NodeReport& report, Moment now, NodeNews* news);
   void Disconnect(const NodeName& name, int64_t incarnation);
   // Named by a plan, and not heard of yet.
   void Expect(const NodeName& name, Moment now);
 
   // Nodes that are lost from now on, with the reason in their entries.
   std::vector<NodeName> ExpireLeases(Moment now);
+  // Lost before its lease ran out, as other signs say so; until it reports again.
+  void Suspect(const NodeName& name, const std::string& reason);
+  // At the last ExpireLeases most nodes were silent: likelier the fault of this side.
+  bool MostAreSilent() const { return most_are_silent_; }
 
   const std::map<NodeName, NodeEntry>& nodes() const { return nodes_; }
   const NodeEntry* Find(const NodeName& name) const;
@@ -64,6 +74,7 @@ class NodeTable {
   const int64_t lease_ms_;
   std::map<NodeName, NodeEntry> nodes_;
   int64_t last_check_steady_ms_ = -1;
+  bool most_are_silent_ = false;
 };
 
 }  // namespace fathom

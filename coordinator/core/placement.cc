@@ -11,25 +11,58 @@ namespace fathom {
 namespace {
 
 bool IsLive(v1::RankState state) {
-  return state == v1::RANK_STATE_STARTING || state == v1::RANK_STATE_LISTENING ||
-         state == v1::RANK_STATE_TRAINING;
+  switch (state) {
+    case v1::RANK_STATE_STARTING:
+    case v1::RANK_STATE_LISTENING:
+    case v1::RANK_STATE_LOADING:
+    case v1::RANK_STATE_TRAINING:
+    case v1::RANK_STATE_HELD:
+      return true;
+    default:
+      return false;
+  }
 }
 
 using DeviceSet = std::set<std::pair<std::string, int32_t>>;
 
-// What active jobs hold by plan, or claim by their last one.
-DeviceSet HeldByPlans(const DurableState::Jobs& jobs, const JobId& viewer, bool over_claims) {
+void AddDevices(const v1::Plan* plan, DeviceSet* devices) {
+  if (plan == nullptr) return;
+  for (const v1::RankAssignment& rank : plan->ranks()) {
+    devices->emplace(rank.node(), rank.device());
+  }
+}
+
+// What other active jobs hold by plan, or claim by their last one.
+DeviceSet HeldByOthers(const DurableState& state, const JobId& viewer, bool over_claims) {
   DeviceSet held;
-  for (const auto& [number, job] : jobs) {
-    if (!IsActive(job->state) || job->plan == nullptr) continue;
-    if (!job->HasCurrentPlan() && (over_claims || job->id == viewer)) continue;
-    for (const v1::RankAssignment& rank : job->plan->ranks())
-      held.emplace(rank.node(), rank.device());
+  for (const auto& [number, job] : state.unfinished()) {
+    if (job->id == viewer || !IsActive(job->state)) continue;
+    if (!job->HasCurrentPlan() && over_claims) continue;
+    AddDevices(job->plan.get(), &held);
+    AddDevices(job->next_plan.get(), &held);
   }
   return held;
 }
 
+// Devices on which the node reports live processes of other jobs; false: one can't be located.
+bool FindBusy(const NodeEntry& entry, const DurableState& state, const JobId& viewer,
+              std::set<int32_t>* busy) {
+  for (const v1::RankStatus& rank : entry.report.ranks()) {
+    if (!IsLive(rank.state()) || rank.job() == viewer.value()) continue;
+    const auto job = state.Find(JobId(rank.job()));
+    const v1::Plan* plan = job == nullptr ? nullptr : job->PlanOf(rank.epoch());
+    if (plan == nullptr || rank.rank() < 0 || rank.rank() >= plan->ranks_size()) return false;
+    busy->insert(plan->ranks(rank.rank()).device());
+  }
+  return true;
+}
+
 }  // namespace
+
+bool HasLiveRank(const v1::NodeReport& report) {
+  return std::any_of(report.ranks().begin(), report.ranks().end(),
+                     [](const v1::RankStatus& rank) { return IsLive(rank.state()); });
+}
 
 int64_t RanksOf(const v1::JobSpec& spec) {
   const v1::Parallelism& p = spec.parallelism();
@@ -42,36 +75,29 @@ int64_t RanksOf(const v1::JobSpec& spec) {
   return ranks;
 }
 
-DeviceMap::DeviceMap(const NodeTable& nodes, const DurableState::Jobs& jobs, const JobId& viewer,
-                     bool over_claims) {
-  const DeviceSet held = HeldByPlans(jobs, viewer, over_claims);
-  std::map<std::string, const DurableJob*> by_id;
-  for (const auto& [number, job] : jobs) by_id[job->id.value()] = job.get();
+DeviceMap::DeviceMap(const NodeTable& nodes, const DurableState& state, const JobId& viewer,
+                     bool over_claims, const std::set<std::string>& closed) {
+  const DeviceSet held = HeldByOthers(state, viewer, over_claims);
+  DeviceSet own;
+  if (const auto job = state.Find(viewer)) {
+    if (IsActive(job->state)) AddDevices(job->plan.get(), &own);
+  }
   for (const auto& [name, entry] : nodes.nodes()) {
     if (!entry.IsUp()) continue;
     std::set<int32_t> busy;
-    bool all_busy = false;
-    for (const v1::RankStatus& rank : entry.report.ranks()) {
-      if (!IsLive(rank.state())) continue;
-      const auto job = by_id.find(rank.job());
-      const bool known = job != by_id.end() && job->second->plan != nullptr &&
-                         job->second->plan->epoch() == rank.epoch() && rank.rank() >= 0 &&
-                         rank.rank() < job->second->plan->ranks_size();
-      if (known) {
-        busy.insert(job->second->plan->ranks(rank.rank()).device());
-      } else {
-        all_busy = true;  // it sits on one of them, unknown which
-      }
-    }
+    const bool all_busy = !FindBusy(entry, state, viewer, &busy);  // one of them, unknown which
     Place& place = places_[name.value()];
     place.node.name = name.value();
     place.node.failure_domain = entry.report.node().failure_domain();
-    place.spare = entry.state == v1::NODE_STATE_SPARE;
+    place.node.spare = entry.state == v1::NODE_STATE_SPARE;
+    place.closed = closed.contains(name.value());
     for (const v1::Device& device : entry.report.node().devices()) {
+      const std::pair key(name.value(), device.index());
       ++place.devices;
-      if (held.contains({name.value(), device.index()})) {
+      if (held.contains(key)) {
         ++place.held;
-      } else if (!all_busy && !busy.contains(device.index())) {
+      } else if (!all_busy && !busy.contains(device.index()) &&
+                 (!place.closed || own.contains(key))) {
         place.node.free_devices.push_back(device.index());
       }
     }
@@ -82,7 +108,7 @@ DeviceMap::DeviceMap(const NodeTable& nodes, const DurableState::Jobs& jobs, con
 std::vector<FreeNode> DeviceMap::Free(Use use, const std::set<std::string>& only) const {
   std::vector<FreeNode> free;
   for (const auto& [name, place] : places_) {
-    if (place.spare && use == Use::kReadyOnly) continue;
+    if (place.node.spare && use == Use::kReadyOnly) continue;
     if (!only.empty() && !only.contains(name)) continue;
     if (!place.node.free_devices.empty()) free.push_back(place.node);
   }
@@ -98,7 +124,8 @@ int64_t DeviceMap::CountFree(Use use) const {
 int64_t DeviceMap::CountAll(Use use) const {
   int64_t count = 0;
   for (const auto& [name, place] : places_) {
-    if (!place.spare || use == Use::kWithSpares) count += place.devices;
+    if (place.closed) continue;
+    if (!place.node.spare || use == Use::kWithSpares) count += place.devices;
   }
   return count;
 }
@@ -119,17 +146,20 @@ std::string ShortageReason(int64_t needed, const DeviceMap& devices, DeviceMap::
                       " are free: ", needed - free, " missing until others are done");
 }
 
-absl::StatusOr<v1::Plan> PlanOn(const PlanningFunctions& planning, const DurableJob& job,
-                                uint64_t epoch, const std::vector<FreeNode>& nodes) {
-  FATHOM_ASSIGN_OR_RETURN(v1::Plan plan,
-                          planning.make_plan(job.id.value(), epoch, job.job->spec(), nodes));
-  const bool resumes_own = job.checkpoint.step() > 0 && !job.checkpoint.manifest().empty();
-  if (resumes_own) {
-    plan.mutable_resume()->set_step(job.checkpoint.step());
-    plan.mutable_resume()->set_manifest(job.checkpoint.manifest());
+void SetResume(const DurableJob& job, v1::Plan* plan) {
+  plan->clear_resume();
+  if (job.checkpoint.step() > 0 && !job.checkpoint.manifest().empty()) {
+    plan->mutable_resume()->set_step(job.checkpoint.step());
+    plan->mutable_resume()->set_manifest(job.checkpoint.manifest());
   } else if (!job.resume_from.manifest().empty()) {
-    *plan.mutable_resume() = job.resume_from;
+    *plan->mutable_resume() = job.resume_from;
   }
+}
+
+absl::StatusOr<v1::Plan> Finished(const PlanningFunctions& planning, const DurableJob& job,
+                                  uint64_t epoch, const std::vector<FreeNode>& nodes,
+                                  v1::Plan plan) {
+  SetResume(job, &plan);
   FATHOM_RETURN_IF_ERROR(planning.check_plan(plan));
   if (plan.job() != job.id.value() || plan.epoch() != epoch || plan.ranks_size() == 0) {
     return absl::InternalError("the planner's plan is of another job or epoch, or has no ranks");
@@ -147,6 +177,13 @@ absl::StatusOr<v1::Plan> PlanOn(const PlanningFunctions& planning, const Durable
     }
   }
   return plan;
+}
+
+absl::StatusOr<v1::Plan> PlanOn(const PlanningFunctions& planning, const DurableJob& job,
+                                uint64_t epoch, const std::vector<FreeNode>& nodes) {
+  FATHOM_ASSIGN_OR_RETURN(v1::Plan plan,
+                          planning.make_plan(job.id.value(), epoch, job.job->spec(), nodes));
+  return Finished(planning, job, epoch, nodes, std::move(plan));
 }
 
 }  // namespace fathom

@@ -1,7 +1,8 @@
 // Which devices are free, and what a job that finds too few waits for.
 //
-// A device is held by the ranks of an active job's newest plan, and stays busy while its node still
-// reports a live process of a rank that should be gone: nothing is started on top of it.
+// A device is held by the ranks of an active job's present and next plan, and stays busy while its
+// node still reports a live process of another job's rank that should be gone: nothing is started
+// on top of it. A process of an older epoch of the same job is in nobody's way: it moves.
 #ifndef FATHOM_COORDINATOR_CORE_PLACEMENT_H_
 #define FATHOM_COORDINATOR_CORE_PLACEMENT_H_
 
@@ -48,18 +49,24 @@ struct PlanningFunctions {
   // The same shape: ranks stay where they can, those of vacated nodes move as blocks.
   // RESOURCE_EXHAUSTED: nothing fits.
   std::function<absl::StatusOr<v1::Plan>(const ReplanInput&)> replan;
+  // What a step of each rank costs, in any unit; may be empty: all the same.
+  std::function<std::vector<double>(const v1::Plan&)> rank_costs;
   // The most replicas that fit, at most those asked for and maybe those it has.
   std::function<absl::StatusOr<v1::Plan>(const ReplanInput&)> reshape;
 };
 
 int64_t RanksOf(const v1::JobSpec& spec);
 
+// The node has a rank process that has not ended.
+bool HasLiveRank(const v1::NodeReport& report);
+
 class DeviceMap {
  public:
-  // A job that recovers keeps a claim on the devices of its last plan; `viewer`'s own claims are
-  // free to it, those of others only if `over_claims`.
-  DeviceMap(const NodeTable& nodes, const DurableState::Jobs& jobs, const JobId& viewer,
-            bool over_claims);
+  // A job that recovers keeps a claim on the devices of its last plan; `viewer`'s own devices and
+  // claims are free to it, those that others claim only if `over_claims`. On nodes in `closed`
+  // nothing is free but what the viewer has there.
+  DeviceMap(const NodeTable& nodes, const DurableState& state, const JobId& viewer,
+            bool over_claims, const std::set<std::string>& closed);
 
   enum class Use { kReadyOnly, kWithSpares };
   // Nodes with free devices, by name; `only` (if not empty) restricts them.
@@ -71,7 +78,7 @@ class DeviceMap {
  private:
   struct Place {
     FreeNode node;
-    bool spare = false;
+    bool closed = false;
     int64_t devices = 0;
     int64_t held = 0;
   };
@@ -81,8 +88,17 @@ class DeviceMap {
 // "needs 8 devices, the cluster has 4: 4 missing".
 std::string ShortageReason(int64_t needed, const DeviceMap& devices, DeviceMap::Use use);
 
-// The plan for this epoch on these nodes, checked, every rank on a device of its own among the
-// free.
+// Where a job's next epoch begins, if its memory is lost: its own newest checkpoint, or the one it
+// was submitted with.
+void SetResume(const DurableJob& job, v1::Plan* plan);
+
+// The plan as it is to be committed: with its point to resume from, checked, every rank on a device
+// of its own among the free.
+absl::StatusOr<v1::Plan> Finished(const PlanningFunctions& planning, const DurableJob& job,
+                                  uint64_t epoch, const std::vector<FreeNode>& nodes,
+                                  v1::Plan plan);
+
+// A plan for this epoch from nothing, finished.
 absl::StatusOr<v1::Plan> PlanOn(const PlanningFunctions& planning, const DurableJob& job,
                                 uint64_t epoch, const std::vector<FreeNode>& nodes);
 

@@ -164,7 +164,7 @@ void CoreMetrics::ExportCluster(const CoordinatorCore& core, Moment now) {
                                         {v1::NODE_STATE_LOST, 0},
                                         {v1::NODE_STATE_SPARE, 0},
                                         {v1::NODE_STATE_EXPECTED, 0}};
-  const DeviceMap devices(core.nodes(), core.state().jobs(), JobId(), false);
+  const DeviceMap devices(core.nodes(), core.state(), JobId(), false, {});
   std::map<std::string, bool> present;
   for (const auto& [name, entry] : core.nodes().nodes()) {
     ++nodes[entry.state];

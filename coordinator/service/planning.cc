@@ -6,8 +6,29 @@
 #include "common/plan/job_resolve.h"
 #include "common/plan/plan_check.h"
 #include "coordinator/planner/planner.h"
+#include "coordinator/planner/replan.h"
 
 namespace fathom {
+namespace {
+
+planner::ReplanRequest RequestOf(const ReplanInput& input) {
+  planner::ReplanRequest request;
+  request.previous = input.previous;
+  request.epoch = input.epoch;
+  request.asked = input.asked;
+  request.vacate = input.vacate;
+  request.successor = input.successor;
+  for (const FreeNode& node : input.free) {
+    request.nodes.push_back(
+        {.capacity = {.name = node.name,
+                      .free_devices = {node.free_devices.begin(), node.free_devices.end()},
+                      .failure_domain = node.failure_domain},
+         .spare = node.spare});
+  }
+  return request;
+}
+
+}  // namespace
 
 PlanningFunctions RealPlanning() {
   PlanningFunctions planning;
@@ -24,6 +45,8 @@ PlanningFunctions RealPlanning() {
     return planner::MakePlan(job, epoch, spec, capacities);
   };
   planning.check_plan = plan::CheckPlan;
+  planning.replan = [](const ReplanInput& input) { return planner::Replan(RequestOf(input)); };
+  planning.reshape = [](const ReplanInput& input) { return planner::Reshape(RequestOf(input)); };
   return planning;
 }
 
