@@ -15,8 +15,8 @@ namespace fathom::health {
 struct SignalOptions {
   std::string root = "/";  // that sys and dev lie in; ends in '/'
   std::string nvml_library = kNvmlLibrary;
-  int64_t log_after = -1;       // newest record of the kernel's log seen before
-  std::string state_directory;  // of the disk signal; empty: none
+  int64_t log_after = -1;            // newest record of the kernel's log seen before
+  std::string state_directory = {};  // of the disk signal; empty: none
 };
 
 v1::NodeHealth ProbeSignals(const SignalOptions& options);
