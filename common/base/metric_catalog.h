@@ -152,6 +152,45 @@ inline constexpr MetricSpec kJobRestarts{"fathom_job_restarts_total",
                                          "restarts",
                                          "Times the job was brought up again.",
                                          {"job"}};
+inline constexpr MetricSpec kJobRecoveries{"fathom_job_recoveries_total",
+                                           MetricKind::kCounter,
+                                           "recoveries",
+                                           "Changes of the job's epoch, by cause.",
+                                           {"job", "cause"}};
+inline constexpr MetricSpec kJobRecoveryPhaseSeconds{
+    "fathom_job_recovery_phase_seconds",
+    MetricKind::kGauge,
+    "seconds",
+    "Of the job's newest finished recovery, by phase (detect, decide, fence, rejoin, load, "
+    "first_step).",
+    {"job", "phase"}};
+inline constexpr MetricSpec kJobRecoveryPauseSeconds{
+    "fathom_job_recovery_pause_seconds",
+    MetricKind::kGauge,
+    "seconds",
+    "Training that the job's newest finished recovery cost.",
+    {"job"}};
+inline constexpr MetricSpec kJobRedoneSteps{"fathom_job_redone_steps_total",
+                                            MetricKind::kCounter,
+                                            "steps",
+                                            "Steps done again after recoveries.",
+                                            {"job"}};
+inline constexpr MetricSpec kJobReplicasShed{"fathom_job_replicas_shed",
+                                             MetricKind::kGauge,
+                                             "replicas",
+                                             "Replicas below what the job asked for.",
+                                             {"job"}};
+inline constexpr MetricSpec kJobWaitingSeconds{
+    "fathom_job_waiting_seconds",
+    MetricKind::kGauge,
+    "seconds",
+    "How long the job has waited for devices; 0 while it has them.",
+    {"job"}};
+inline constexpr MetricSpec kRecoveryPhaseSeconds{"fathom_recovery_phase_seconds",
+                                                  MetricKind::kHistogram,
+                                                  "seconds",
+                                                  "Phases of all finished recoveries.",
+                                                  {"phase"}};
 inline constexpr MetricSpec kJobs{
     "fathom_jobs", MetricKind::kGauge, "jobs", "Jobs remembered, by state.", {"state"}};
 inline constexpr MetricSpec kQueuedJobs{"fathom_queued_jobs", MetricKind::kGauge, "jobs",
@@ -160,6 +199,18 @@ inline constexpr MetricSpec kQueuedJobs{"fathom_queued_jobs", MetricKind::kGauge
 // --- Coordinator: the cluster ---
 inline constexpr MetricSpec kNodes{
     "fathom_nodes", MetricKind::kGauge, "nodes", "Nodes by state (ready, lost, spare).", {"state"}};
+inline constexpr MetricSpec kNodesBySchedulability{
+    "fathom_nodes_by_schedulability",
+    MetricKind::kGauge,
+    "nodes",
+    "Nodes by whether they get ranks (ready, spare, cordoned, draining, drained, unfit, lost, "
+    "expected).",
+    {"schedulability"}};
+inline constexpr MetricSpec kNodeLosses{"fathom_node_losses_total",
+                                        MetricKind::kCounter,
+                                        "losses",
+                                        "Times the node was lost.",
+                                        {"node"}};
 inline constexpr MetricSpec kNodeUp{"fathom_node_up",
                                     MetricKind::kGauge,
                                     "1",
@@ -184,6 +235,12 @@ inline constexpr MetricSpec kCoreEvents{"fathom_core_events_total",
                                         "events",
                                         "Commands and reports the core took, by kind.",
                                         {"kind"}};
+inline constexpr MetricSpec kLoggedEvents{
+    "fathom_logged_events_total",
+    MetricKind::kCounter,
+    "events",
+    "What `fathomctl get events` lists, by kind, since this coordinator started.",
+    {"kind"}};
 inline constexpr MetricSpec kPendingEvents{"fathom_core_pending_events", MetricKind::kGauge,
                                            "events", "Events that wait for the core's thread."};
 inline constexpr MetricSpec kLogRecords{"fathom_log_records_total", MetricKind::kCounter, "records",
@@ -199,8 +256,11 @@ inline constexpr MetricSpec kSynchronizeStreams{"fathom_synchronize_streams", Me
 // --- Worker daemon ---
 inline constexpr MetricSpec kWorkerDevices{"fathom_worker_devices", MetricKind::kGauge, "devices",
                                            "Devices this daemon looks after."};
-inline constexpr MetricSpec kWorkerRanks{
-    "fathom_worker_ranks", MetricKind::kGauge, "ranks", "Ranks that this daemon reports, by state.", {"state"}};
+inline constexpr MetricSpec kWorkerRanks{"fathom_worker_ranks",
+                                         MetricKind::kGauge,
+                                         "ranks",
+                                         "Ranks that this daemon reports, by state.",
+                                         {"state"}};
 inline constexpr MetricSpec kRankStarts{"fathom_worker_rank_starts_total", MetricKind::kCounter,
                                         "ranks", "Rank processes started."};
 inline constexpr MetricSpec kRankExits{
@@ -252,6 +312,27 @@ inline constexpr MetricSpec kRankMemoryBytes{"fathom_rank_resident_memory_bytes"
                                              "bytes",
                                              "Resident memory of a rank's process.",
                                              {"job", "rank"}};
+
+// --- Worker daemon: the node's own health ---
+inline constexpr MetricSpec kPreflightPassed{
+    "fathom_worker_preflight_passed", MetricKind::kGauge, "1",
+    "1 when the newest preflight of this node passed, 0 when it did not."};
+inline constexpr MetricSpec kPreflightSeconds{"fathom_worker_preflight_seconds", MetricKind::kGauge,
+                                              "seconds", "How long the newest preflight took."};
+inline constexpr MetricSpec kPreflightRuns{"fathom_worker_preflights_total",
+                                           MetricKind::kCounter,
+                                           "preflights",
+                                           "Preflights done, by result (passed, failed).",
+                                           {"result"}};
+inline constexpr MetricSpec kHealthSignals{
+    "fathom_worker_health_signals",
+    MetricKind::kGauge,
+    "signals",
+    "Faults that the system shows right now, by source and severity (warning, fatal).",
+    {"source", "severity"}};
+inline constexpr MetricSpec kProbeFailures{
+    "fathom_worker_health_probe_failures_total", MetricKind::kCounter, "probes",
+    "Probes of the system's signals that told nothing, as when a driver hung."};
 
 }  // namespace metrics
 

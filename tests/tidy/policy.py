@@ -18,6 +18,7 @@ PURE_PACKAGES = (
 # Single pure files in packages that otherwise do I/O, by path without suffix.
 PURE_FILES = (
     "worker/agent/agent_core",
+    "worker/agent/desired_jobs",
     "worker/transport/channel_layout",
 )
 IMPURE_HEADERS = (

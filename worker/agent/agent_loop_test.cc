@@ -29,7 +29,7 @@ constexpr absl::Duration kGrace = absl::Seconds(5);  // by the manual clock
 constexpr absl::Duration kLong = absl::Seconds(30);  // a test that waits this long has failed
 
 // A daemon without its network: the loop in a thread of its own, started ranks that follow the
-// script in their checkpoint directory (test_rank.cc), and the newest report.
+// script in their checkpoint directory (scripted_rank.h), and the newest report.
 class AgentLoopTest : public ::testing::Test {
  protected:
   void SetUp() override { StartLoop(false); }
