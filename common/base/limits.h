@@ -57,6 +57,9 @@ inline constexpr int kStopWaitMs = 15'000;  // for old ranks to end before a job
 inline constexpr int kKeepaliveMs = 10'000;
 inline constexpr int kKeepaliveTimeoutMs = 5000;
 inline constexpr int kHttpTimeoutMs = 5000;
+inline constexpr int kDefaultHealthIntervalMs = 10'000;
+inline constexpr int kMinHealthIntervalMs = 100;
+inline constexpr int kMaxHealthIntervalMs = 3'600'000;
 
 static_assert(kMaxRanksPerJob <= kMaxNodes * kMaxDevicesPerNode);
 static_assert(kDefaultHeartbeatMs * kMinHeartbeatsPerLease <= kDefaultLeaseMs);
