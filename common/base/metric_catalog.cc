@@ -55,6 +55,11 @@ constexpr const MetricSpec* kCatalog[] = {
     &metrics::kRankPartSeconds,
     &metrics::kRankSentBytes,
     &metrics::kRankMemoryBytes,
+    &metrics::kPreflightPassed,
+    &metrics::kPreflightSeconds,
+    &metrics::kPreflightRuns,
+    &metrics::kHealthSignals,
+    &metrics::kProbeFailures,
 };
 
 }  // namespace
