@@ -336,8 +336,9 @@ absl::Status TrainLoop::UpdateWeights(const StepTotals& totals) {
     if (totals.gradient_norm > training_.clip_norm()) {
       settings.gradient_scale = training_.clip_norm() / totals.gradient_norm;
     }
-    parts_->optimizer->Update(settings);
+    // First, because they are part of the state that the optimizer writes.
     UpdateRouterBiases();
+    parts_->optimizer->Update(settings);
   }
   {
     StepMeter::Scope scope(parts_->meter.get(), Part::kReduce);
