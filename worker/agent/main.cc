@@ -4,15 +4,12 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <cstdio>
 #include <memory>
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "common/base/errno_status.h"
 #include "common/base/hash.h"
-#include "common/base/host_port.h"
 #include "common/base/metric_catalog.h"
 #include "common/base/real_clock.h"
 #include "common/base/status_util.h"
@@ -28,6 +25,7 @@
 #include "worker/agent/synchronize_client.h"
 #include "worker/agent/worker_config.h"
 #include "worker/agent/worker_flags.h"
+#include "worker/health/node_watch.h"
 
 namespace fathom {
 namespace {
@@ -46,14 +44,20 @@ int BlockSignals() {
   return ::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-absl::StatusOr<std::string> FindRankBinary(const v1::WorkerConfig& config, const HostFacts& host) {
-  std::string path = config.rank_binary();
-  if (path.empty()) path = RankBinaryBeside(host.program_folder);
-  if (config.rank_binary().empty() && ::access(path.c_str(), F_OK) != 0) {
-    path = RankBinaryOfBuild(host.program_folder);
-  }
-  if (::access(path.c_str(), X_OK) == 0) return path;
-  return ErrnoStatus(errno, "run the program of a rank (--rank-binary)", path);
+absl::StatusOr<std::unique_ptr<health::NodeWatch>> StartWatch(const v1::WorkerConfig& config,
+                                                              const HostFacts& host,
+                                                              MetricRegistry* registry,
+                                                              const Clock* clock,
+                                                              const DaemonLog* log) {
+  return health::NodeWatch::Create(
+      {.preflight_binary = FindPreflightBinary(config, host),
+       .state_directory = config.state_directory(),
+       .address = config.address(),
+       .devices = config.devices(),
+       .probe_interval = absl::Milliseconds(config.health_interval_ms()),
+       .log = [log](const std::string& line) { log->Line(line); },
+       .registry = registry,
+       .clock = clock});
 }
 
 absl::Status RunDaemon(const v1::WorkerConfig& config, const HostFacts& host, int stop_fd) {
@@ -75,8 +79,10 @@ absl::Status RunDaemon(const v1::WorkerConfig& config, const HostFacts& host, in
   AddLogPages(&rank_logs, &http);
   FATHOM_RETURN_IF_ERROR(http.Start(config.metrics_address()));
 
+  FATHOM_ASSIGN_OR_RETURN(const auto watch, StartWatch(config, host, &registry, &clock, &log));
   AgentOptions core;
   core.node = DescribeNode(config, memory_bytes);
+  core.node.set_echo_endpoint(watch->echo_endpoint());
   core.node.set_metrics_address(ReachableAddress(http.address(), config.address()));
   core.incarnation = incarnation;
   core.pid = ::getpid();
@@ -88,6 +94,7 @@ absl::Status RunDaemon(const v1::WorkerConfig& config, const HostFacts& host, in
                   .stop_fd = stop_fd,
                   .publish = [&client](const v1::NodeReport& report,
                                        bool urgent) { client->Report(report, urgent); },
+                  .on_preflight = [&watch](const auto& request) { watch->Request(request); },
                   .rank_logs = &rank_logs,
                   .clock = &clock,
                   .metrics = &agent_metrics,
@@ -106,7 +113,11 @@ absl::Status RunDaemon(const v1::WorkerConfig& config, const HostFacts& host, in
       folder.Announce(config.node_name(), ::getpid(), core.node.metrics_address()));
   log.Line(absl::StrCat("fathom-worker of node ", config.node_name(), " is up: ", config.devices(),
                         " devices, metrics at http://", core.node.metrics_address(), "/metrics"));
+  FATHOM_RETURN_IF_ERROR(
+      watch->Begin([&loop](v1::PreflightReport r) { loop.SetPreflight(std::move(r)); },
+                   [&loop](v1::NodeHealth h) { loop.SetHealth(std::move(h)); }));
   const absl::Status status = loop.Run();
+  watch->Stop();
   client->Stop(kFarewell);
   log.Line(status.ok() ? "ended" : absl::StrCat("ended: ", status.message()));
   return status;

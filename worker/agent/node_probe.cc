@@ -31,6 +31,14 @@ std::string ReadKernelFile(const std::string& path) {
   return text;
 }
 
+std::string FindProgram(const std::string& given, const HostFacts& host,
+                        absl::string_view package_and_name) {
+  if (!given.empty()) return given;
+  const std::string beside = ProgramBeside(host.program_folder, package_and_name);
+  if (::access(beside.c_str(), F_OK) == 0) return beside;
+  return ProgramOfBuild(host.program_folder, package_and_name);
+}
+
 }  // namespace
 
 absl::StatusOr<HostFacts> ProbeHost() {
@@ -46,6 +54,16 @@ absl::StatusOr<HostFacts> ProbeHost() {
   const absl::string_view path(program.data(), static_cast<size_t>(length));
   host.program_folder = std::string(path.substr(0, path.rfind('/')));
   return host;
+}
+
+absl::StatusOr<std::string> FindRankBinary(const v1::WorkerConfig& config, const HostFacts& host) {
+  const std::string path = FindProgram(config.rank_binary(), host, "engine/fathom-rank");
+  if (::access(path.c_str(), X_OK) == 0) return path;
+  return ErrnoStatus(errno, "run the program of a rank (--rank-binary)", path);
+}
+
+std::string FindPreflightBinary(const v1::WorkerConfig& config, const HostFacts& host) {
+  return FindProgram(config.preflight_binary(), host, "health/fathom-preflight");
 }
 
 absl::StatusOr<int64_t> ParseMemTotal(absl::string_view meminfo) {

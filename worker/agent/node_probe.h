@@ -16,6 +16,12 @@ namespace fathom {
 
 absl::StatusOr<HostFacts> ProbeHost();
 
+// The programs that the daemon runs: as configured, or beside this one, or where Bazel builds them.
+// A rank's must be there (codes of ErrnoStatus); without the preflight's the daemon goes on, and
+// its reports say so.
+absl::StatusOr<std::string> FindRankBinary(const v1::WorkerConfig& config, const HostFacts& host);
+std::string FindPreflightBinary(const v1::WorkerConfig& config, const HostFacts& host);
+
 // Bytes that this process and its ranks may use: the machine's, or the control group's if less.
 absl::StatusOr<int64_t> ProbeMemory();
 

@@ -62,6 +62,9 @@ absl::Status CompleteWorkerConfig(const HostFacts& host, v1::WorkerConfig* confi
   if (config->address().empty()) config->set_address("127.0.0.1");
   if (config->metrics_address().empty()) config->set_metrics_address("127.0.0.1:0");
   if (config->devices() == 0) config->set_devices(1);
+  if (config->health_interval_ms() == 0) {
+    config->set_health_interval_ms(limits::kDefaultHealthIntervalMs);
+  }
   FATHOM_RETURN_IF_ERROR(CheckAddresses(*config));
   if (config->state_directory().empty()) {
     return absl::InvalidArgumentError(
@@ -78,15 +81,21 @@ absl::Status CompleteWorkerConfig(const HostFacts& host, v1::WorkerConfig* confi
     return absl::InvalidArgumentError(absl::StrCat(
         "devices: ", config->devices(), " is not within 1 to ", limits::kMaxDevicesPerNode));
   }
+  if (config->health_interval_ms() < limits::kMinHealthIntervalMs) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("health_interval_ms: ", config->health_interval_ms(), " is less than ",
+                     limits::kMinHealthIntervalMs));
+  }
   return config->has_tls() ? CheckTls(config->tls()) : absl::OkStatus();
 }
 
-std::string RankBinaryBeside(absl::string_view program_folder) {
-  return absl::StrCat(program_folder, "/fathom-rank");
+std::string ProgramBeside(absl::string_view program_folder, absl::string_view package_and_name) {
+  return absl::StrCat(program_folder, "/",
+                      package_and_name.substr(package_and_name.rfind('/') + 1));
 }
 
-std::string RankBinaryOfBuild(absl::string_view program_folder) {
-  return absl::StrCat(program_folder, "/../engine/fathom-rank");
+std::string ProgramOfBuild(absl::string_view program_folder, absl::string_view package_and_name) {
+  return absl::StrCat(program_folder, "/../", package_and_name);
 }
 
 std::string ReachableAddress(const std::string& bound, const std::string& host) {

@@ -20,9 +20,10 @@ struct HostFacts {
 // INVALID_ARGUMENT names the field, its value and what is allowed.
 absl::Status CompleteWorkerConfig(const HostFacts& host, v1::WorkerConfig* config);
 
-// Where fathom-rank may lie when nobody says: beside this program, or where Bazel builds it.
-std::string RankBinaryBeside(absl::string_view program_folder);
-std::string RankBinaryOfBuild(absl::string_view program_folder);
+// Where another program of the worker's may lie when nobody says: beside this one, or where Bazel
+// builds it, such as "engine/fathom-rank".
+std::string ProgramBeside(absl::string_view program_folder, absl::string_view package_and_name);
+std::string ProgramOfBuild(absl::string_view program_folder, absl::string_view package_and_name);
 
 // Where others reach what listens at `bound`: its own host, unless that is "any", and then `host`.
 std::string ReachableAddress(const std::string& bound, const std::string& host);

@@ -49,6 +49,22 @@ TEST(WorkerConfigTest, FieldsLeftOut_TakeTheirDefaults) {
   EXPECT_EQ(config.address(), "127.0.0.1");
   EXPECT_EQ(config.metrics_address(), "127.0.0.1:0");
   EXPECT_EQ(config.devices(), 1);
+  EXPECT_EQ(config.health_interval_ms(), 10'000);
+}
+
+TEST(FindProgramTest, WhatIsConfigured_WinsOverWhatIsBuilt) {
+  const HostFacts host{"laptop", TempFolder()};
+  v1::WorkerConfig config;
+  EXPECT_EQ(FindPreflightBinary(config, host), host.program_folder + "/../health/fathom-preflight");
+  EXPECT_THAT(std::string(FindRankBinary(config, host).status().message()),
+              HasSubstr("--rank-binary"));
+  const std::string beside = host.program_folder + "/fathom-preflight";
+  std::ofstream(beside) << "x";
+  EXPECT_EQ(FindPreflightBinary(config, host), beside);
+  config.set_preflight_binary("/opt/check");
+  EXPECT_EQ(FindPreflightBinary(config, host), "/opt/check");
+  config.set_rank_binary("/bin/sh");
+  EXPECT_EQ(FindRankBinary(config, host).value(), "/bin/sh");
 }
 
 struct Mistake {
@@ -78,6 +94,8 @@ INSTANTIATE_TEST_SUITE_P(
         Mistake{"Metrics", [](Config* c) { c->set_metrics_address("1:2:3"); }, "metrics_address"},
         Mistake{"AddressWithPort", [](Config* c) { c->set_address("a:1"); }, "address: 'a:1'"},
         Mistake{"NoState", [](Config* c) { c->clear_state_directory(); }, "state_directory"},
+        Mistake{"HealthInterval", [](Config* c) { c->set_health_interval_ms(1); },
+                "health_interval_ms"},
         Mistake{"Name", [](Config* c) { c->set_node_name("../x"); }, "node_name"},
         Mistake{"LongName", [](Config* c) { c->set_node_name(std::string(254, 'a')); }, "at most"},
         Mistake{"Devices", [](Config* c) { c->set_devices(65); }, "65"},
@@ -125,6 +143,10 @@ TEST(WorkerFlagsTest, EveryField_HasAFlag) {
                              "--spare",
                              "--rank-binary",
                              "/r",
+                             "--preflight-binary",
+                             "/p",
+                             "--health-interval-ms",
+                             "500",
                              "--failure-domain",
                              "rack",
                              "--tls-certificate-file",

@@ -46,6 +46,13 @@ absl::StatusOr<std::optional<v1::WorkerConfig>> ParseWorkerFlags(int argc,
       "--rank-binary", [&](const std::string& v) { given.set_rank_binary(v); },
       "the program of a rank; default: fathom-rank beside this one");
   text(
+      "--preflight-binary", [&](const std::string& v) { given.set_preflight_binary(v); },
+      "the program that checks this node; default: fathom-preflight beside this one");
+  app.add_option_function<int32_t>(
+         "--health-interval-ms", [&](int32_t v) { given.set_health_interval_ms(v); },
+         "time between probes of the system's own signals; default 10000")
+      ->check(CLI::Range(limits::kMinHealthIntervalMs, limits::kMaxHealthIntervalMs));
+  text(
       "--failure-domain", [&](const std::string& v) { given.set_failure_domain(v); },
       "what fails together with this node, such as its rack");
   text(

@@ -132,7 +132,7 @@ void HealthMonitor::RunPreflight(const v1::PreflightRequest& request) {
     report.set_finished_ms(options_.clock->WallMs());
   }
   report.set_id(request.id());
-  if (report.passed()) history_.Forgive(started_ms);
+  if (report.passed()) history_.Forgive();
   options_.on_preflight(report, options_.clock->Steady() - before);
 }
 

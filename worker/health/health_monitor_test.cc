@@ -15,14 +15,19 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/real_clock.h"
+#include "common/metrics/metric_registry.h"
 #include "worker/health/echo_server.h"
+#include "worker/health/health_metrics.h"
+#include "worker/health/node_watch.h"
 
 namespace fathom::health {
 namespace {
 
 using ::testing::HasSubstr;
 
-constexpr absl::Duration kLong = absl::Seconds(60);  // a test that waits this long has failed
+constexpr absl::Duration kLong = absl::Seconds(30);  // a test that waits this long has failed
+
+constexpr char kHang[] = "exec tail -f /dev/null";
 
 std::string TempFolder() {
   std::string path = absl::StrCat(::testing::TempDir(), "/monitor.XXXXXX");
@@ -69,9 +74,8 @@ TEST_F(ChildRunTest, LargeOutput_ArrivesWhole) {
 }
 
 TEST_F(ChildRunTest, ChildThatHangs_IsKilledAtItsDeadline) {
-  const auto output = Run(
-      absl::StrCat("echo $$ > ", folder_, "/pid; mkfifo ", folder_, "/f; read x < ", folder_, "/f"),
-      {.time = absl::Seconds(1)});
+  const auto output =
+      Run(absl::StrCat("echo $$ > ", folder_, "/pid; ", kHang), {.time = absl::Seconds(1)});
   EXPECT_EQ(output.status().code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_THAT(std::string(output.status().message()), HasSubstr("was killed"));
   const std::string pid = ReadAll(folder_ + "/pid");
@@ -80,9 +84,7 @@ TEST_F(ChildRunTest, ChildThatHangs_IsKilledAtItsDeadline) {
 }
 
 TEST_F(ChildRunTest, GrandchildThatHoldsThePipe_DoesNotHoldTheRun) {
-  const auto output =
-      Run(absl::StrCat("mkfifo ", folder_, "/f; (read x < ", folder_, "/f) & echo done"),
-          {.time = kLong});
+  const auto output = Run(absl::StrCat("(", kHang, ") & echo done"), {.time = kLong});
   EXPECT_EQ(output.value(), "done\n");
 }
 
@@ -93,8 +95,7 @@ TEST_F(ChildRunTest, EndlessOutput_IsCutOffWithItsChild) {
 
 TEST_F(ChildRunTest, Cancel_BreaksOff) {
   const UniqueFd cancel(::eventfd(1, EFD_CLOEXEC));
-  const auto output = Run(absl::StrCat("mkfifo ", folder_, "/f; read x < ", folder_, "/f"),
-                          {.time = kLong, .cancel_fd = cancel.get()});
+  const auto output = Run(kHang, {.time = kLong, .cancel_fd = cancel.get()});
   EXPECT_EQ(output.status().code(), absl::StatusCode::kCancelled);
 }
 
@@ -230,8 +231,7 @@ TEST_F(HealthMonitorTest, RepeatedRequest_RunsOnce) {
 }
 
 TEST_F(HealthMonitorTest, PreflightThatHangs_IsAReportThatFailed) {
-  Start(Script(folder_, absl::StrCat("mkfifo ", folder_, "/f; read x < ", folder_, "/f")),
-        absl::Milliseconds(200), absl::Milliseconds(200));
+  Start(Script(folder_, kHang), absl::Milliseconds(200), absl::Milliseconds(200));
   const v1::PreflightReport report = AwaitReport("start");
   EXPECT_FALSE(report.passed());
   EXPECT_THAT(report.verdict(), HasSubstr("could not be checked"));
@@ -285,12 +285,82 @@ TEST_F(HealthMonitorTest, RisingErrors_AreFatalUntilAPreflightPassed) {
 }
 
 TEST_F(HealthMonitorTest, StopDuringAPreflight_EndsAtOnceWithoutAReport) {
-  Start(Script(folder_, absl::StrCat("echo $$ > ", folder_, "/pid; mkfifo ", folder_,
-                                     "/f; read x < ", folder_, "/f")));
+  Start(Script(folder_, kHang));
   monitor_.reset();
   absl::MutexLock lock(&mutex_);
   EXPECT_TRUE(reports_.empty());
   EXPECT_TRUE(healths_.empty());
+}
+
+TEST(HealthMetricsTest, FaultsThatGo_CountNothing) {
+  MetricRegistry registry;
+  HealthMetrics metrics(&registry);
+  v1::NodeHealth health;
+  for (const v1::Severity severity :
+       {v1::SEVERITY_OK, v1::SEVERITY_WARNING, v1::SEVERITY_FATAL, v1::SEVERITY_FATAL}) {
+    v1::HealthSignal* signal = health.add_signals();
+    signal->set_source("ecc");
+    signal->set_severity(severity);
+  }
+  metrics.ShowHealth(health);
+  EXPECT_THAT(registry.Text(),
+              HasSubstr("fathom_worker_health_signals{severity=\"fatal\",source=\"ecc\"} 2"));
+  health.clear_signals();
+  health.set_probe_error("hung");
+  metrics.ShowHealth(health);
+  EXPECT_THAT(registry.Text(),
+              HasSubstr("fathom_worker_health_signals{severity=\"fatal\",source=\"ecc\"} 0"));
+  EXPECT_THAT(registry.Text(), HasSubstr("fathom_worker_health_probe_failures_total 1"));
+}
+
+TEST(NodeWatchTest, Begin_ReportsLogsAndCounts) {
+  RealClock clock;
+  MetricRegistry registry;
+  absl::Mutex mutex;
+  std::vector<std::string> lines;  // guarded by mutex
+  v1::PreflightReport report;      // guarded by mutex
+  int healths = 0;                 // guarded by mutex
+  auto watch = NodeWatch::Create({.preflight_binary = Preflight(),
+                                  .state_directory = TempFolder(),
+                                  .address = "127.0.0.1",
+                                  .log =
+                                      [&](const std::string& line) {
+                                        absl::MutexLock lock(&mutex);
+                                        lines.push_back(line);
+                                      },
+                                  .registry = &registry,
+                                  .clock = &clock});
+  ASSERT_TRUE(watch.ok()) << watch.status();
+  EXPECT_THAT((*watch)->echo_endpoint(), ::testing::StartsWith("127.0.0.1:"));
+  const absl::Status begun = (*watch)->Begin(
+      [&](const v1::PreflightReport& newest) {
+        absl::MutexLock lock(&mutex);
+        report = newest;
+      },
+      [&](const v1::NodeHealth&) {
+        absl::MutexLock lock(&mutex);
+        ++healths;
+      });
+  ASSERT_TRUE(begun.ok()) << begun;
+  {
+    const auto there = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return healths > 0; };
+    absl::MutexLock lock(&mutex);
+    ASSERT_TRUE(mutex.AwaitWithTimeout(absl::Condition(&there), kLong));
+    EXPECT_EQ(report.id(), "start");
+    ASSERT_FALSE(lines.empty());
+    EXPECT_THAT(lines[0], HasSubstr("preflight start took "));
+  }
+  (*watch)->Stop();
+  EXPECT_THAT(registry.Text(), HasSubstr("fathom_worker_preflight_passed 1"));
+  EXPECT_THAT(registry.Text(), HasSubstr("fathom_worker_preflights_total{result=\"passed\"} 1"));
+}
+
+TEST(NodeWatchTest, AddressThatIsNotThisMachines_IsRefused) {
+  RealClock clock;
+  MetricRegistry registry;
+  const auto watch = NodeWatch::Create(
+      {.address = "192.0.2.1", .log = nullptr, .registry = &registry, .clock = &clock});
+  EXPECT_THAT(std::string(watch.status().message()), HasSubstr("echo service"));
 }
 
 }  // namespace

@@ -133,10 +133,9 @@ v1::NodeHealth SignalHistory::Failed(const std::string& probe_error, int64_t now
   return health;
 }
 
-void SignalHistory::Forgive(int64_t before_ms) {
+void SignalHistory::Forgive() {
   for (auto& [key, memory] : memory_) {
-    v1::HealthSignal& signal = memory.signal;
-    if (signal.severity() == v1::SEVERITY_FATAL && signal.time_ms() < before_ms) Clear(&signal);
+    if (memory.signal.severity() == v1::SEVERITY_FATAL) Clear(&memory.signal);
   }
 }
 

@@ -39,9 +39,9 @@ class SignalHistory {
   // The same after a probe that told nothing; the signals stay as they were.
   v1::NodeHealth Failed(const std::string& probe_error, int64_t now_ms) const;
 
-  // Fatal faults seen before are over, as a preflight passed that began at `before_ms`. A level
-  // that is still there comes back with the next probe.
-  void Forgive(int64_t before_ms);
+  // Fatal faults seen so far are over, as a preflight passed that began after the newest probe. A
+  // level that is still there comes back with the next one.
+  void Forgive();
 
   // Of the kernel's log: the newest record seen; -1: none yet.
   int64_t log_sequence() const { return log_sequence_; }
