@@ -73,7 +73,7 @@ fi
 
 say "2/5 build"
 programs=(cli/fathomctl coordinator/service/fathom-coordinator worker/agent/fathom-worker
-  worker/engine/fathom-rank)
+  worker/engine/fathom-rank worker/health/fathom-preflight)
 labels=()
 for program in "${programs[@]}"; do labels+=("//${program%/*}:${program##*/}"); done
 progress=(--show_progress)

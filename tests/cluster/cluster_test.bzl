@@ -1,7 +1,7 @@
 """A test in Python over real daemons."""
 
 def cluster_test(name, data = [], **kwargs):
-    """Runs <name>.py with the harness and the four programs at hand, and nothing beside it.
+    """Runs <name>.py with the harness and the programs at hand, and nothing beside it.
 
     Args:
       name: the test's name, and its file's without the suffix.
@@ -18,6 +18,7 @@ def cluster_test(name, data = [], **kwargs):
             "//coordinator/service:fathom-coordinator",
             "//worker/agent:fathom-worker",
             "//worker/engine:fathom-rank",
+            "//worker/health:fathom-preflight",
         ],
         # It times things out and fills two cores by itself.
         tags = ["exclusive"],
