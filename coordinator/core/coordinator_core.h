@@ -88,6 +88,10 @@ class CoordinatorCore {
   void StreamClosed(const NodeName& node, int64_t incarnation, Moment now);
   // At least a few times per lease.
   void Tick(Moment now);
+  // Between these two, who gets devices is left open, and decided once at the end: for callers that
+  // commit many events together.
+  void BeginBatch() { in_batch_ = true; }
+  void EndBatch(Moment now);
 
   // --- Durability ---
   const std::vector<v1::Record>& records() const { return records_; }
@@ -294,12 +298,14 @@ class CoordinatorCore {
   std::map<JobId, Hopeless> hopeless_;
   std::map<JobId, Hopeless> hopeless_change_;  // the same for a change at a boundary
   Moment last_decided_;
+  bool in_batch_ = false;
   bool started_ = false;  // an event was handled
 
   Quotas quotas_;
   std::map<JobId, int64_t> running_since_;  // steady; since a job that trains last left the queue
   std::vector<QueuedJob> queue_;            // as last decided, in order
   std::map<JobId, JobDetectors> job_detectors_;
+  int64_t detected_ms_ = -1;  // steady; when the detectors last ran
   FlapDetector flaps_;
   HealthDetector health_;
 

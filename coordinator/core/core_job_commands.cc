@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/limits.h"
 #include "common/base/status_util.h"
@@ -15,6 +16,8 @@ namespace {
 
 constexpr char kSubmitted[] = "JobSubmitted";
 constexpr char kCancelled[] = "JobCancelled";
+constexpr char kSuspending[] = "JobSuspending";
+constexpr char kResumed[] = "JobResumed";
 constexpr int32_t kIdealDevicesPerNode = 8;
 constexpr size_t kActorBytesMax = 100;
 
@@ -100,9 +103,32 @@ absl::Status CoordinatorCore::CheckCanRun(const v1::Job& resolved,
       node.free_devices.push_back(device);
     }
   }
+  const std::string& user = resolved.metadata().user();
+  const int64_t quota = quotas_.Of(user);
+  if (quota >= 0 && RanksOf(resolved.spec()) > quota) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "spec.parallelism asks for ", RanksOf(resolved.spec()), " devices, and the quota of user ",
+        user, " is ", quota, ": it could never start; ask for fewer, or have the quota raised"));
+  }
   const auto plan = options_.planning.make_plan("job", 1, resolved.spec(), ideal);
   if (plan.ok()) return options_.planning.check_plan(*plan);
   return absl::IsInvalidArgument(plan.status()) ? plan.status() : absl::OkStatus();
+}
+
+// Two jobs in one folder would overwrite each other's checkpoints, and delete them as too old.
+absl::Status CoordinatorCore::CheckCheckpointFolder(const v1::Job& resolved) const {
+  const auto folder_of = [](const v1::Job& job) {
+    absl::string_view folder = job.spec().checkpoint().directory();
+    while (folder.size() > 1 && absl::EndsWith(folder, "/")) folder.remove_suffix(1);
+    return folder;
+  };
+  for (const auto& [number, other] : state_.unfinished()) {
+    if (folder_of(*other->job) != folder_of(resolved)) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "spec.checkpoint.directory: ", folder_of(resolved), " is in use by job ", other->id.value(),
+        ", which is ", NameOfState(other->state), "; choose another folder"));
+  }
+  return absl::OkStatus();
 }
 
 // "<name>-<number>", or for a job without a name "<preset>-<number>", which is its name too.
@@ -152,6 +178,7 @@ absl::StatusOr<v1::SubmitJobResponse> CoordinatorCore::Submit(const v1::SubmitJo
     resolved.mutable_spec()->mutable_checkpoint()->set_directory(
         absl::StrCat(options_.checkpoint_root, "/", job.id.value()));
   }
+  FATHOM_RETURN_IF_ERROR(CheckCheckpointFolder(resolved));
   job.job = std::make_shared<v1::Job>(resolved);
   job.resume_from = resume_from;
   if (request.dry_run()) return DryRun(request, std::move(job));
@@ -187,15 +214,15 @@ v1::SubmitJobResponse CoordinatorCore::DryRun(const v1::SubmitJobRequest& reques
     response.clear_name();
     response.clear_id();
   }
-  const auto blocker = waiting_.begin();
-  const bool queue_is_empty = waiting_.empty();
   absl::StatusOr<v1::Plan> plan = FindPlan(job, 1, false);
-  if (plan.ok()) *response.mutable_plan() = *std::move(plan);
-  if (!queue_is_empty) {
-    response.set_note(absl::StrCat("waits behind ", waiting_.size(),
-                                   " other(s) in the queue, such as ", blocker->first.value()));
-  } else if (!plan.ok()) {
-    response.set_note(std::string(plan.status().message()));
+  if (plan.ok()) *response.mutable_plan() = *plan;
+  job.queued_ms = last_decided_.wall_ms;
+  const QueueDecision decision = DecideQueue(QueueNow({}, last_decided_, &job));
+  for (const QueuedJob& place : decision.order) {
+    if (place.id == job.id && !place.start) response.set_note(place.waits_for);
+    if (place.id == job.id && place.start && !plan.ok()) {
+      response.set_note(std::string(plan.status().message()));
+    }
   }
   return response;
 }
@@ -225,18 +252,83 @@ absl::StatusOr<v1::CancelJobResponse> CoordinatorCore::Cancel(const v1::CancelJo
 }
 
 absl::StatusOr<v1::SuspendJobResponse> CoordinatorCore::Suspend(
-    const v1::SuspendJobRequest& request, Moment) {
-  return absl::UnimplementedError(absl::StrCat("suspend ", request.name()));
+    const v1::SuspendJobRequest& request, Moment now) {
+  FATHOM_ASSIGN_OR_RETURN(const AppliedCommand* applied,
+                          FindApplied(request.request_id(), kSuspending));
+  FATHOM_ASSIGN_OR_RETURN(const std::shared_ptr<const DurableJob> job, JobNamed(request.name()));
+  const bool suspending = job->park != nullptr && job->park->suspend();
+  if (applied == nullptr) {
+    if (IsFinal(job->state)) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "job ", job->id.value(), " has already ended: it is ", NameOfState(job->state)));
+    }
+    if (job->state == v1::JOB_STATE_SUSPENDED || suspending) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("job ", job->id.value(), " is ",
+                       suspending ? "being suspended" : "suspended", " already"));
+    }
+    const std::string actor = ActorOf(request.actor());
+    std::string message = absl::StrCat("suspended by ", actor);
+    if (!request.reason().empty()) absl::StrAppend(&message, ": ", request.reason());
+    v1::JobChange change;
+    change.set_request_id(request.request_id());
+    if (IsActive(job->state)) {
+      v1::ParkRequest& park = *change.mutable_park();
+      park.set_reason(CutText(message, limits::kMaxTextBytes));
+      park.set_actor(actor);
+      park.set_suspend(true);
+      // From a park that is under way, its patience runs on.
+      park.set_since_ms(job->park != nullptr ? job->park->since_ms() : now.wall_ms);
+      absl::StrAppend(&message, "; it saves a checkpoint first");
+    } else {
+      change.set_state(v1::JOB_STATE_SUSPENDED);
+    }
+    ChangeJob(*job, kSuspending, message, std::move(change), now, actor);
+    Decide(now);
+  }
+  v1::SuspendJobResponse response;
+  const auto after = state_.Find(job->id);
+  response.set_state(after->state);
+  if (after->park != nullptr) {
+    response.set_note(
+        "it saves a checkpoint at its next step boundary, then gives its devices back");
+  }
+  return response;
 }
 
 absl::StatusOr<v1::ResumeJobResponse> CoordinatorCore::ResumeJob(
-    const v1::ResumeJobRequest& request, Moment) {
-  return absl::UnimplementedError(absl::StrCat("resume ", request.name()));
-}
-
-absl::StatusOr<v1::ExplainJobResponse> CoordinatorCore::Explain(
-    const v1::ExplainJobRequest& request) const {
-  return absl::UnimplementedError(absl::StrCat("explain ", request.name()));
+    const v1::ResumeJobRequest& request, Moment now) {
+  FATHOM_ASSIGN_OR_RETURN(const AppliedCommand* applied,
+                          FindApplied(request.request_id(), kResumed));
+  FATHOM_ASSIGN_OR_RETURN(const std::shared_ptr<const DurableJob> job, JobNamed(request.name()));
+  const bool suspending = job->park != nullptr && job->park->suspend();
+  if (applied == nullptr) {
+    if (job->state != v1::JOB_STATE_SUSPENDED && !suspending) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "job ", job->id.value(), " is not suspended: it is ", NameOfState(job->state)));
+    }
+    const std::string actor = ActorOf(request.actor());
+    v1::JobChange change;
+    change.set_request_id(request.request_id());
+    if (suspending) {
+      *change.mutable_park() = *job->park;
+      change.mutable_park()->set_suspend(false);
+    } else {
+      change.set_state(v1::JOB_STATE_PENDING);
+      change.set_queued_ms(now.wall_ms);
+    }
+    ChangeJob(*job, kResumed, absl::StrCat("resumed by ", actor), std::move(change), now, actor);
+    Decide(now);
+  }
+  v1::ResumeJobResponse response;
+  const auto after = state_.Find(job->id);
+  response.set_state(after->state);
+  if (after->park != nullptr) {
+    response.set_note("it is still saving its state, and queues again when that is done");
+  } else {
+    response.set_note(WaitingReason(job->id));
+  }
+  return response;
 }
 
 }  // namespace fathom

@@ -53,6 +53,14 @@ TEST(HangDetectorTest, FastSteps_TenSecondsAtLeast) {
   EXPECT_EQ(detector.Watch(SampleAt(500 + 10'000, 50, 0.01)), Verdict::kAsk);
 }
 
+TEST(HangDetectorTest, NobodyWatchedForAnHour_TheHourDoesNotCount) {
+  HangDetector detector;
+  detector.Watch(SampleAt(0, 1, 0.1));
+  detector.Pardon(3'600'000);
+  EXPECT_EQ(detector.Watch(SampleAt(3'609'999, 1, 0.1)), Verdict::kMoving);
+  EXPECT_EQ(detector.Watch(SampleAt(3'610'000, 1, 0.1)), Verdict::kAsk);
+}
+
 TEST(HangDetectorTest, MovesAgainAfterTheQuestion_NothingIsConcluded) {
   HangDetector detector;
   detector.Watch(SampleAt(0, 1, 0.1));

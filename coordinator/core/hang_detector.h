@@ -38,6 +38,8 @@ class HangDetector {
   enum class Verdict { kMoving, kAsk, kAwaitAnswers, kConclude };
   // kConclude is said once; after that the job is watched anew.
   Verdict Watch(const HangSample& sample);
+  // Nobody watched for so long: it counts for nothing.
+  void Pardon(int64_t pause_ms) { progress_ms_ += pause_ms; }
 
   int64_t silent_ms(int64_t now_ms) const { return now_ms - progress_ms_; }
   double patience_ms() const { return patience_ms_; }

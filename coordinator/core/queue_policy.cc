@@ -121,6 +121,7 @@ class Decider {
     if (job.devices > free_ + incoming_) Park(job);
     if (job.devices > free_ + incoming_) return BecomesHead(job, place);
     // All it needs is there or on its way; what it leaves over goes to the next.
+    place->promised = true;
     const size_t named = std::min(incoming_from_.size(), kNamedMax);
     std::string from;
     for (size_t i = 0; i < named; ++i) {

@@ -77,6 +77,7 @@ struct QueuedJob {
   JobId id;
   bool start = false;
   bool over_quota = false;
+  bool promised = false;  // all its devices are free or being given back
   JobId behind;           // the head that it is behind, if any
   std::string waits_for;  // empty if it starts
 };
