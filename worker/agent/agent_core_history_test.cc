@@ -113,8 +113,13 @@ class RandomHistory {
       const int mood = Pick(8);
       uint64_t epoch = newest;
       if (mood == 0 && may_lag && newest > 1) epoch = newest - 1;  // fallen behind, or given up
-      AddJob(name, epoch);
-      if (mood <= 4 && before != 0 && before < epoch) AddJob(name, before);
+      std::set<uint64_t> listed = {epoch};
+      if (mood <= 4 && before != 0 && before < epoch) listed.insert(before);
+      // Those of the list before as well, or, less often, some of them alone.
+      if (Pick(5) == 0) listed.insert(listed_[name].begin(), listed_[name].end());
+      if (Pick(5) == 0 && may_lag && listed.size() > 1) listed.erase(std::prev(listed.end()));
+      for (const uint64_t one : listed) AddJob(name, one);
+      listed_[name] = std::move(listed);
     }
     core_.OnDesired(desired_);
   }
@@ -307,6 +312,7 @@ class RandomHistory {
   v1::DesiredState desired_;
   absl::Duration now_;
   std::map<std::string, uint64_t> newest_epoch_;
+  std::map<std::string, std::set<uint64_t>> listed_;  // last
   std::map<ProcessId, Process> processes_;
   std::set<RankId> spawned_;
 };
