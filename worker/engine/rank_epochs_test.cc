@@ -264,6 +264,52 @@ TEST(RankEpochs, NextEpochSupersededBeforeItsPeersAreKnown_AllLeaveForTheLaterOn
   }
 }
 
+TEST(RankEpochs, PreparedEpochHeldAfterThePresentOneFailed_ALaterOneGoesOn) {
+  const std::string directory = FreshDirectory("unwanted");
+  RankProcess a("a"), b("b");
+  Launch(PlanOn({0, 1}, 1), {&a, &b}, directory, false);
+  a.AwaitStep(1);
+  StartAll(PlanOn({1, 0}, 2), {&a, &b}, directory, true);
+  a.Kill();
+  const v1::RankEvent lost = b.AwaitHeld(1);
+  EXPECT_EQ(lost.held().blamed_node(), "node0");
+  b.Hold(2);
+  EXPECT_EQ(b.AwaitHeld(2).held().message(), "held by the test");
+  RankProcess c("c");
+  Launch(PlanOn({2, 1}, 5), {&c, &b}, directory, false);
+  EXPECT_EQ(c.AwaitFinished().finished().weights_sha256(), UndisturbedHash());
+}
+
+TEST(RankEpochs, LeaverWhoseEpochFailsBeforeTheBoundary_IsHeldAndCanBeCalledBack) {
+  const std::string directory = FreshDirectory("called-back");
+  RankProcess stays("stays"), leaver("leaver"), fresh("fresh");
+  Launch(PlanOn({0, 1}, 1), {&stays, &leaver}, directory, false);
+  stays.AwaitStep(2);
+  leaver.Start(PlanOn({0, 2}, 2), -1, directory, true);
+  stays.Kill();
+  EXPECT_EQ(leaver.AwaitHeld(1).held().blamed_node(), "node0");
+  Launch(PlanOn({3, 1}, 3), {&fresh, &leaver}, directory, false);
+  EXPECT_EQ(fresh.AwaitFinished().finished().weights_sha256(), UndisturbedHash());
+  EXPECT_TRUE(leaver.Join().ok());
+  EXPECT_GE(leaver.Steps().size(), static_cast<size_t>(kSteps));
+}
+
+TEST(RankEpochs, NextEpochThatCannotBePrepared_IsReportedFailedAtOnce) {
+  const std::string directory = FreshDirectory("unusable");
+  RankProcess a("a"), b("b");
+  Launch(PlanOn({0, 1}, 1), {&a, &b}, directory, false);
+  a.AwaitStep(1);
+  v1::Plan plan = PlanOn({0, 1}, 2);
+  plan.mutable_stages(1)->set_first_layer(5);
+  a.Start(plan, 0, directory, true);
+  const v1::RankEvent event =
+      a.Await("failed", [](const v1::RankEvent& told) { return !told.failed().empty(); });
+  EXPECT_EQ(event.epoch(), 2);
+  EXPECT_TRUE(absl::StartsWith(event.failed(), "INVALID_ARGUMENT: ")) << event.failed();
+  EXPECT_FALSE(a.Join().ok());
+  EXPECT_EQ(b.AwaitHeld(1).held().blamed_node(), "node0");
+}
+
 TEST(RankEpochs, OrdersOfThePastAndRepeatedOnes_ChangeNothing) {
   const std::string directory = FreshDirectory("stale");
   RankProcess a("a"), b("b");
