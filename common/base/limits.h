@@ -30,6 +30,7 @@ inline constexpr int kMaxJobEpochs = 1'000'000;  // of one job's life
 inline constexpr int kMaxPendingEvents = 4096;  // into the core's loop
 inline constexpr int kMaxCommitBatch = 256;     // events made durable together
 inline constexpr int kMaxWatchers = 256;        // WatchJob streams
+inline constexpr int kMaxReportsPerStream = 2;  // of one node, not yet handled
 
 // Messages.
 inline constexpr int kMaxGrpcMessageBytes = 16 << 20;

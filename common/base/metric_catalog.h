@@ -334,27 +334,6 @@ inline constexpr MetricSpec kProbeFailures{
     "fathom_worker_health_probe_failures_total", MetricKind::kCounter, "probes",
     "Probes of the system's signals that told nothing, as when a driver hung."};
 
-// --- Worker daemon: the node's own health ---
-inline constexpr MetricSpec kPreflightPassed{
-    "fathom_worker_preflight_passed", MetricKind::kGauge, "1",
-    "1 when the newest preflight of this node passed, 0 when it did not."};
-inline constexpr MetricSpec kPreflightSeconds{"fathom_worker_preflight_seconds", MetricKind::kGauge,
-                                              "seconds", "How long the newest preflight took."};
-inline constexpr MetricSpec kPreflightRuns{"fathom_worker_preflights_total",
-                                           MetricKind::kCounter,
-                                           "preflights",
-                                           "Preflights done, by result (passed, failed).",
-                                           {"result"}};
-inline constexpr MetricSpec kHealthSignals{
-    "fathom_worker_health_signals",
-    MetricKind::kGauge,
-    "signals",
-    "Faults that the system shows right now, by source and severity (warning, fatal).",
-    {"source", "severity"}};
-inline constexpr MetricSpec kProbeFailures{
-    "fathom_worker_health_probe_failures_total", MetricKind::kCounter, "probes",
-    "Probes of the system's signals that told nothing, as when a driver hung."};
-
 }  // namespace metrics
 
 // All of the above, in that order.

@@ -215,7 +215,7 @@ void CoordinatorCore::Decide(Moment now) {
   last_decided_ = now;
   RefreshGangs(now);
   AdvanceActiveJobs(now);
-  if (!placement_due_) return;
+  if (!placement_due_ || in_batch_) return;
   placement_due_ = false;
   // While most nodes are silent nobody can tell what is free, or who must go.
   if (!nodes_.MostAreSilent()) {
@@ -228,6 +228,11 @@ void CoordinatorCore::Decide(Moment now) {
   AdvanceActiveJobs(now);
   RefreshGangs(now);
   placement_due_ = false;
+}
+
+void CoordinatorCore::EndBatch(Moment now) {
+  in_batch_ = false;
+  if (placement_due_) Decide(now);
 }
 
 void CoordinatorCore::RefreshGangs(Moment now) {

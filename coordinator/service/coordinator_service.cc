@@ -49,6 +49,8 @@ void SetLimits(grpc::ServerBuilder* builder) {
   builder->SetMaxSendMessageSize(limits::kMaxGrpcMessageBytes);
   // Two coordinators on one port would each get half of the calls.
   builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  // Messages are small and far apart: probing the bandwidth would cost a ping for each.
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, limits::kKeepaliveMs);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, limits::kKeepaliveTimeoutMs);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
@@ -104,6 +106,10 @@ class CoordinatorService::Impl {
     loop.core.lease_ms = options_.config.lease_ms();
     loop.core.checkpoint_root = absl::StrCat(options_.config.state_directory(), "/checkpoints");
     loop.core.planning = options_.planning;
+    loop.core.detectors = options_.config.detectors();
+    loop.core.quotas = {options_.config.quotas().begin(), options_.config.quotas().end()};
+    loop.core.require_preflight =
+        !options_.config.has_require_preflight() || options_.config.require_preflight();
     return loop;
   }
 

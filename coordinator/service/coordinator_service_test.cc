@@ -97,6 +97,7 @@ class CoordinatorServiceTest : public ::testing::Test {
     config_.set_state_directory(folder_ + "/state");
     config_.set_listen_address("127.0.0.1:0");
     config_.set_metrics_address("127.0.0.1:0");
+    config_.set_require_preflight(false);  // these nodes make none
     ASSERT_TRUE(CompleteCoordinatorConfig(&config_).ok());
   }
   void TearDown() override {

@@ -34,7 +34,13 @@ constexpr const MetricSpec* kJobMetrics[] = {&metrics::kJobStep,
                                              &metrics::kJobCheckpointBytes,
                                              &metrics::kJobState,
                                              &metrics::kJobEpoch,
-                                             &metrics::kJobRestarts};
+                                             &metrics::kJobRestarts,
+                                             &metrics::kJobRecoveries,
+                                             &metrics::kJobRecoveryPhaseSeconds,
+                                             &metrics::kJobRecoveryPauseSeconds,
+                                             &metrics::kJobRedoneSteps,
+                                             &metrics::kJobReplicasShed,
+                                             &metrics::kJobWaitingSeconds};
 
 using Part = std::pair<const char*, double>;
 
@@ -48,6 +54,25 @@ std::array<Part, 7> PartsOf(const v1::StepReport& step) {
            {"optimizer", step.optimizer_seconds()}}};
 }
 
+std::array<Part, 6> PhasesOf(const v1::RecoveryRecord& recovery) {
+  return {{{"detect", recovery.detect()},
+           {"decide", recovery.decide()},
+           {"fence", recovery.fence()},
+           {"rejoin", recovery.rejoin()},
+           {"load", recovery.load()},
+           {"first_step", recovery.first_step()}}};
+}
+
+// How `fathomctl get nodes` calls it, in lower case.
+std::string SchedulabilityOf(const NodeEntry& entry, const DurableNode& node) {
+  if (entry.state == v1::NODE_STATE_LOST) return "lost";
+  if (!entry.IsUp()) return "expected";
+  if (node.admin.draining()) return node.drained ? "drained" : "draining";
+  if (node.admin.cordoned()) return "cordoned";
+  if (node.preflight.finished_ms() > 0 && !node.preflight.passed()) return "unfit";
+  return entry.state == v1::NODE_STATE_SPARE ? "spare" : "ready";
+}
+
 std::string Lower(const std::string& name) { return absl::AsciiStrToLower(name); }
 
 }  // namespace
@@ -59,7 +84,7 @@ void CoreMetrics::Export(const CoordinatorCore& core, Moment now) {
     const DurableJob& job = *it->second;
     if (IsFinal(job.state) && ++ended > kEndedJobsMax) continue;
     wanted.insert(job.id.value());
-    ExportJob(core, job);
+    ExportJob(core, job, now);
   }
   std::vector<std::string> gone;
   for (const auto& [job, shown] : shown_) {
@@ -67,6 +92,8 @@ void CoreMetrics::Export(const CoordinatorCore& core, Moment now) {
   }
   for (const std::string& job : gone) RemoveJob(job);
   ExportCluster(core, now);
+  ExportSchedulability(core);
+  CountEvents(core);
 }
 
 void CoreMetrics::RemoveJob(const std::string& job) {
@@ -74,7 +101,51 @@ void CoreMetrics::RemoveJob(const std::string& job) {
   shown_.erase(job);
 }
 
-void CoreMetrics::ExportJob(const CoordinatorCore& core, const DurableJob& job) {
+// Those that ended before this coordinator started are only shown, not counted.
+void CoreMetrics::CountEvents(const CoordinatorCore& core) {
+  const auto& events = core.state().events();
+  const uint64_t newest = core.state().sequence();
+  const uint64_t counted = counted_events_.value_or(newest);
+  counted_events_ = newest;
+  for (auto it = events.rbegin(); it != events.rend() && it->sequence() > counted; ++it) {
+    registry_->Add(metrics::kLoggedEvents, {it->kind()});
+    if (it->kind() == "NodeLost") registry_->Add(metrics::kNodeLosses, {it->node()});
+  }
+}
+
+void CoreMetrics::ExportSchedulability(const CoordinatorCore& core) {
+  std::map<std::string, int> counts;
+  for (const char* each :
+       {"ready", "spare", "cordoned", "draining", "drained", "unfit", "lost", "expected"}) {
+    counts[each] = 0;
+  }
+  for (const auto& [name, entry] : core.nodes().nodes()) {
+    ++counts[SchedulabilityOf(entry, *core.state().FindNode(name))];
+  }
+  for (const auto& [name, count] : counts) {
+    registry_->Set(metrics::kNodesBySchedulability, {name}, count);
+  }
+}
+
+void CoreMetrics::ExportRecoveries(const DurableJob& job, Shown* shown) {
+  const std::string& id = job.id.value();
+  for (const auto& recovery : job.recoveries) {
+    if (!recovery->finished() || recovery->epoch() <= shown->recovered_epoch) continue;
+    shown->recovered_epoch = recovery->epoch();
+    registry_->Add(metrics::kJobRecoveries, {id, recovery->cause()});
+    registry_->Add(metrics::kJobRedoneSteps, {id}, static_cast<double>(recovery->steps_redone()));
+    if (recovery->pause_seconds() >= 0) {
+      registry_->Set(metrics::kJobRecoveryPauseSeconds, {id}, recovery->pause_seconds());
+    }
+    for (const auto& [phase, seconds] : PhasesOf(*recovery)) {
+      if (seconds < 0) continue;
+      registry_->Set(metrics::kJobRecoveryPhaseSeconds, {id, phase}, seconds);
+      registry_->Observe(metrics::kRecoveryPhaseSeconds, {phase}, seconds);
+    }
+  }
+}
+
+void CoreMetrics::ExportJob(const CoordinatorCore& core, const DurableJob& job, Moment now) {
   const std::string& id = job.id.value();
   Shown& shown = shown_[id];
   const std::string state = Lower(NameOfState(job.state));
@@ -88,6 +159,15 @@ void CoreMetrics::ExportJob(const CoordinatorCore& core, const DurableJob& job) 
                  static_cast<double>(job.job->spec().training().steps()));
   registry_->Add(metrics::kJobRestarts, {id}, static_cast<double>(job.restarts - shown.restarts));
   shown.restarts = job.restarts;
+  ExportRecoveries(job, &shown);
+  const int32_t wanted = job.job->spec().parallelism().replicas();
+  const int32_t present = job.HasCurrentPlan() ? job.plan->spec().parallelism().replicas() : wanted;
+  registry_->Set(metrics::kJobReplicasShed, {id}, std::max(wanted - present, 0));
+  const bool waits = !IsFinal(job.state) && !core.WaitingReason(job.id).empty();
+  registry_->Set(
+      metrics::kJobWaitingSeconds, {id},
+      waits ? static_cast<double>(now.wall_ms - std::max(job.queued_ms, job.submitted_ms)) / 1000
+            : 0);
   const Gang* gang = core.FindGang(job.id);
   if (gang != nullptr) {
     if (shown.token_epoch != gang->plan().epoch()) shown.tokens = 0;

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "common/metrics/metric_registry.h"
@@ -26,19 +27,24 @@ class CoreMetrics {
   struct Shown {
     int64_t restarts = 0;
     uint64_t token_epoch = 0;
-    int64_t tokens = 0;  // counted in that epoch
+    int64_t tokens = 0;            // counted in that epoch
+    uint64_t recovered_epoch = 0;  // of the newest recovery counted
     std::string state;
   };
 
-  void ExportJob(const CoordinatorCore& core, const DurableJob& job);
+  void ExportJob(const CoordinatorCore& core, const DurableJob& job, Moment now);
+  void ExportRecoveries(const DurableJob& job, Shown* shown);
   void ExportStep(const std::string& job, const v1::StepReport& step);
   void ExportStages(const std::string& job, const Gang& gang);
   void ExportCluster(const CoordinatorCore& core, Moment now);
+  void ExportSchedulability(const CoordinatorCore& core);
+  void CountEvents(const CoordinatorCore& core);
   void RemoveJob(const std::string& job);
 
   MetricRegistry* const registry_;
   std::map<std::string, Shown> shown_;
-  std::map<std::string, bool> nodes_;  // with series
+  std::map<std::string, bool> nodes_;       // with series
+  std::optional<uint64_t> counted_events_;  // sequence of the newest
 };
 
 }  // namespace fathom

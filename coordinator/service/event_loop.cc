@@ -18,10 +18,17 @@ absl::Duration TickOf(int32_t lease_ms) {
   return absl::Milliseconds(std::clamp(lease_ms / 10, 5, 500));
 }
 
+absl::Duration PatienceOf(int32_t heartbeat_ms) {
+  return absl::Milliseconds(std::clamp(heartbeat_ms / 10, 1, 100));
+}
+
 }  // namespace
 
 EventLoop::EventLoop(Options options)
-    : options_(std::move(options)), tick_(TickOf(options_.core.lease_ms)), core_(options_.core) {}
+    : options_(std::move(options)),
+      tick_(TickOf(options_.core.lease_ms)),
+      patience_(std::min(tick_, PatienceOf(options_.core.heartbeat_ms))),
+      core_(options_.core) {}
 
 EventLoop::~EventLoop() { Stop(); }
 
@@ -55,10 +62,21 @@ void EventLoop::Stop() {
 }
 
 bool EventLoop::Post(const std::string& kind, Decide decide, Done done) {
+  return Enqueue(kind, std::move(decide), std::move(done), true);
+}
+
+bool EventLoop::PostUnhurried(const std::string& kind, Decide decide, Done done) {
+  return Enqueue(kind, std::move(decide), std::move(done), false);
+}
+
+bool EventLoop::Enqueue(const std::string& kind, Decide decide, Done done, bool hurried) {
   {
     std::lock_guard lock(mutex_);
     if (stopping_ || queue_.size() >= limits::kMaxPendingEvents) return false;
     queue_.push_back({kind, std::move(decide), std::move(done)});
+    // Enough to fill a batch is enough company.
+    if (queue_.size() < limits::kMaxCommitBatch && !hurried) return true;
+    hurried_ = true;
   }
   work_.notify_one();
   return true;
@@ -89,13 +107,14 @@ void EventLoop::Run() {
     std::deque<Event> batch;
     {
       std::unique_lock lock(mutex_);
-      work_.wait_for(lock, absl::ToChronoNanoseconds(tick_),
-                     [this] { return stopping_ || !queue_.empty(); });
+      work_.wait_for(lock, absl::ToChronoNanoseconds(patience_),
+                     [this] { return stopping_ || hurried_; });
       if (stopping_ && queue_.empty()) return;
       while (!queue_.empty() && batch.size() < limits::kMaxCommitBatch) {
         batch.push_back(std::move(queue_.front()));
         queue_.pop_front();
       }
+      hurried_ = !queue_.empty();
     }
     HandleBatch(batch);
   }
@@ -103,14 +122,21 @@ void EventLoop::Run() {
 
 void EventLoop::HandleBatch(const std::deque<Event>& batch) {
   const Moment now = Now();
+  if (batch.empty()) idle_ += patience_;
+  const bool tick_due =
+      idle_ >= tick_ || now.steady_ms - last_tick_ms_ >= absl::ToInt64Milliseconds(tick_);
+  if (batch.empty() && !tick_due) return;
+  core_.BeginBatch();
   for (const Event& event : batch) {
     options_.metrics->Add(metrics::kCoreEvents, {event.kind});
     if (event.decide) event.decide(core_, now);
   }
-  if (batch.empty() || now.steady_ms - last_tick_ms_ >= absl::ToInt64Milliseconds(tick_)) {
+  if (tick_due) {
     last_tick_ms_ = now.steady_ms;
+    idle_ = absl::ZeroDuration();
     core_.Tick(now);
   }
+  core_.EndBatch(now);
   const absl::Status durable = Append();
   std::vector<NodeName> changed;
   if (durable.ok()) {

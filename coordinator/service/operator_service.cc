@@ -177,6 +177,58 @@ class OperatorService::Impl final : public v1::OperatorService::CallbackService 
         [request](CoordinatorCore& core, Moment now) { return core.Cancel(*request, now); });
   }
 
+  Reactor* SuspendJob(Context* context, const v1::SuspendJobRequest* request,
+                      v1::SuspendJobResponse* response) override {
+    return Command<v1::SuspendJobResponse>(
+        context, "suspend", response,
+        [request](CoordinatorCore& core, Moment now) { return core.Suspend(*request, now); });
+  }
+
+  Reactor* ResumeJob(Context* context, const v1::ResumeJobRequest* request,
+                     v1::ResumeJobResponse* response) override {
+    return Command<v1::ResumeJobResponse>(
+        context, "resume", response,
+        [request](CoordinatorCore& core, Moment now) { return core.ResumeJob(*request, now); });
+  }
+
+  Reactor* DrainNode(Context* context, const v1::DrainNodeRequest* request,
+                     v1::DrainNodeResponse* response) override {
+    return Command<v1::DrainNodeResponse>(
+        context, "drain", response,
+        [request](CoordinatorCore& core, Moment now) { return core.Drain(*request, now); });
+  }
+
+  Reactor* UndrainNode(Context* context, const v1::UndrainNodeRequest* request,
+                       v1::UndrainNodeResponse* response) override {
+    return Command<v1::UndrainNodeResponse>(
+        context, "undrain", response,
+        [request](CoordinatorCore& core, Moment now) { return core.Undrain(*request, now); });
+  }
+
+  Reactor* CordonNode(Context* context, const v1::CordonNodeRequest* request,
+                      v1::CordonNodeResponse* response) override {
+    return Command<v1::CordonNodeResponse>(
+        context, "cordon", response,
+        [request](CoordinatorCore& core, Moment now) { return core.Cordon(*request, now); });
+  }
+
+  Reactor* PreflightNode(Context* context, const v1::PreflightNodeRequest* request,
+                         v1::PreflightNodeResponse* response) override {
+    return Command<v1::PreflightNodeResponse>(
+        context, "preflight", response,
+        [request](CoordinatorCore& core, Moment now) { return core.Preflight(*request, now); });
+  }
+
+  Reactor* ExplainJob(Context* context, const v1::ExplainJobRequest* request,
+                      v1::ExplainJobResponse* response) override {
+    return Query(context, [request, response](const CoordinatorCore& core) {
+      absl::StatusOr<v1::ExplainJobResponse> explanation = core.Explain(*request);
+      if (!explanation.ok()) return explanation.status();
+      *response = *std::move(explanation);
+      return absl::OkStatus();
+    });
+  }
+
   Reactor* GetJob(Context* context, const v1::GetJobRequest* request,
                   v1::JobStatus* response) override {
     return Query(context, [request, response](const CoordinatorCore& core) {

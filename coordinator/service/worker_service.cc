@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/limits.h"
 #include "common/base/status_util.h"
 #include "coordinator/service/grpc_status_service.h"
 #include "proto/fathom/v1/worker.grpc.pb.h"
@@ -33,31 +34,78 @@ class Streams {
   std::map<NodeName, std::shared_ptr<Stream>> by_node_;
 };
 
+// Whether a report of the same rank says no more than that another step may be done.
+bool IsAsBefore(const v1::RankStatus& before, const v1::RankStatus& now) {
+  return before.rank() == now.rank() && before.epoch() == now.epoch() &&
+         before.state() == now.state() && before.job() == now.job() &&
+         before.message().size() == now.message().size() && before.pid() == now.pid() &&
+         before.held_step() == now.held_step() &&
+         before.checkpoint().step() == now.checkpoint().step() &&
+         before.validation().step() == now.validation().step() &&
+         before.diagnosis().token() == now.diagnosis().token() &&
+         before.timeline().first_step_ms() == now.timeline().first_step_ms() &&
+         before.timeline().loaded_ms() == now.timeline().loaded_ms() &&
+         before.timeline().connected_ms() == now.timeline().connected_ms();
+}
+
+// Whether a report may wait for others: the node goes on as it did.
+bool IsAsBefore(const v1::NodeReport& before, const v1::NodeReport& now) {
+  if (before.incarnation() != now.incarnation() || before.ranks_size() != now.ranks_size() ||
+      before.desired_version() != now.desired_version() || before.spare() != now.spare() ||
+      before.node().name() != now.node().name() ||
+      before.preflight().finished_ms() != now.preflight().finished_ms() ||
+      before.health().probed_ms() != now.health().probed_ms()) {
+    return false;
+  }
+  for (int i = 0; i < now.ranks_size(); ++i) {
+    if (!IsAsBefore(before.ranks(i), now.ranks(i))) return false;
+  }
+  return true;
+}
+
 // Lives from the call's begin until gRPC is done with it and no event refers to it any more.
 class Stream final : public grpc::ServerBidiReactor<v1::NodeReport, v1::DesiredState> {
  public:
+  using SharedReport = std::shared_ptr<const v1::NodeReport>;
+
   static Stream* Begin(EventLoop* loop, Streams* streams) {
     std::shared_ptr<Stream> stream(new Stream(loop, streams));
+    std::lock_guard lock(stream->mutex_);
     stream->self_ = stream;
-    stream->StartRead(&stream->report_);
+    stream->Read();
     return stream.get();
   }
 
   void OnReadDone(bool ok) override {
     if (!ok) return End(absl::OkStatus());
-    std::shared_ptr<Stream> self = Self();
-    if (self == nullptr) return;
+    std::shared_ptr<Stream> self;
+    SharedReport report;
+    bool hurried = true;
+    {
+      std::lock_guard lock(mutex_);
+      self = self_;
+      if (self == nullptr) return;
+      report = std::move(incoming_);
+      hurried = previous_ == nullptr || !IsAsBefore(*previous_, *report);
+      previous_ = report;
+      ++unhandled_;
+      // A change must not wait behind a report that is in no hurry.
+      if (!hurried && unhandled_ < limits::kMaxReportsPerStream && !end_) Read();
+    }
     auto status = std::make_shared<absl::Status>();
-    const bool posted = loop_->Post(
-        "report",
-        [self, status](CoordinatorCore& core, Moment now) {
-          *status = core.Report(self->report_, now);
-        },
-        [self, status](const absl::Status&, const CoordinatorCore& core) {
-          self->AfterReport(*status, core);
-        });
-    if (!posted)
+    EventLoop::Decide decide = [report, status](CoordinatorCore& core, Moment now) {
+      *status = core.Report(*report, now);
+    };
+    EventLoop::Done done = [self, report, status](const absl::Status&,
+                                                  const CoordinatorCore& core) {
+      self->AfterReport(*report, *status, core);
+    };
+    const bool posted = hurried
+                            ? loop_->Post("report", std::move(decide), std::move(done))
+                            : loop_->PostUnhurried("report", std::move(decide), std::move(done));
+    if (!posted) {
       End(absl::UnavailableError("the coordinator is stopping or overloaded; connect again"));
+    }
   }
 
   void OnWriteDone(bool ok) override {
@@ -103,15 +151,17 @@ class Stream final : public grpc::ServerBidiReactor<v1::NodeReport, v1::DesiredS
  private:
   Stream(EventLoop* loop, Streams* streams) : loop_(loop), streams_(streams) {}
 
-  std::shared_ptr<Stream> Self() {
-    std::lock_guard lock(mutex_);
-    return self_;
+  // The caller holds mutex_.
+  void Read() {
+    incoming_ = std::make_shared<v1::NodeReport>();
+    StartRead(incoming_.get());
   }
 
   // On the loop's thread.
-  void AfterReport(const absl::Status& status, const CoordinatorCore& core) {
+  void AfterReport(const v1::NodeReport& report, const absl::Status& status,
+                   const CoordinatorCore& core) {
     if (!status.ok()) return End(status);
-    const NodeName name(report_.node().name());
+    const NodeName name(report.node().name());
     std::shared_ptr<Stream> older;
     bool is_first = false;
     {
@@ -122,7 +172,7 @@ class Stream final : public grpc::ServerBidiReactor<v1::NodeReport, v1::DesiredS
         node_ = name;
         older = streams_->Enter(node_, self_);
       }
-      incarnation_ = report_.incarnation();
+      incarnation_ = report.incarnation();
     }
     if (older != nullptr) older->End(absl::AbortedError("the node has opened a newer stream"));
     if (is_first) {
@@ -132,7 +182,8 @@ class Stream final : public grpc::ServerBidiReactor<v1::NodeReport, v1::DesiredS
           absl::StrCat("a stream of node ", node_.value(), " reported for node ", name.value())));
     }
     std::lock_guard lock(mutex_);
-    if (!end_ && self_ != nullptr) StartRead(&report_);
+    --unhandled_;
+    if (!end_ && self_ != nullptr && incoming_ == nullptr) Read();
   }
 
   // One write at a time, the newest wins; the end waits for the write in progress.
@@ -152,12 +203,12 @@ class Stream final : public grpc::ServerBidiReactor<v1::NodeReport, v1::DesiredS
 
   EventLoop* const loop_;
   Streams* const streams_;
-  // Between OnReadDone and AfterReport the loop's; otherwise gRPC's.
-  v1::NodeReport report_;
-
   std::mutex mutex_;  // guards what follows
   NodeName node_;     // written once, with mutex_, by the loop's thread, which may read it without
   int64_t incarnation_ = 0;
+  std::shared_ptr<v1::NodeReport> incoming_;  // being read; null: nothing is
+  SharedReport previous_;
+  int unhandled_ = 0;  // reports that the loop has yet to see
   std::optional<v1::DesiredState> next_;
   v1::DesiredState current_;
   std::optional<absl::Status> end_;
