@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "common/base/planted.h"
 #include "coordinator/core/coordinator_core.h"
 #include "coordinator/core/job_state.h"
 
@@ -115,8 +116,7 @@ RunningJob CoordinatorCore::RunningOf(const DurableJob& job, Moment now) const {
         node != nullptr && node->state == v1::NODE_STATE_READY && TakesRanks(NodeName(rank.node()));
   }
   const auto since = running_since_.find(job.id);
-  if (since == running_since_.end()) return running;
-  running.running_since_ms = since->second;
+  if (since != running_since_.end()) running.running_since_ms = since->second;
   // What its steps tell is better than what its user thought.
   const Gang* gang = FindGang(job.id);
   const double step_s = gang == nullptr ? 0 : gang->SecondsPerStep();
@@ -126,8 +126,11 @@ RunningJob CoordinatorCore::RunningOf(const DurableJob& job, Moment now) const {
         now.steady_ms +
         static_cast<int64_t>(1000 * step_s * static_cast<double>(std::max<int64_t>(left, 0)));
   } else if (scheduling.expected_hours() > 0) {
+    const int64_t from_ms = running.running_since_ms > 0 ? running.running_since_ms : now.steady_ms;
     running.expected_end_ms =
-        since->second + static_cast<int64_t>(3'600'000 * scheduling.expected_hours());
+        from_ms + static_cast<int64_t>(3'600'000 * scheduling.expected_hours());
+  } else {
+    running.end_known_soon = true;
   }
   return running;
 }
@@ -194,7 +197,7 @@ bool CoordinatorCore::SettlePark(const DurableJob& job, const Gang* gang, Moment
   const double given_s = job.job->spec().restart().start_timeout_s();
   const double timeout_s = given_s > 0 ? given_s : kDefaultStartTimeoutS;
   const double waited_s = static_cast<double>(now.wall_ms - job.park->since_ms()) / 1000;
-  const bool parked = gang != nullptr && gang->AllParked();
+  const bool parked = gang != nullptr && (gang->AllParked() || FATHOM_PLANT(kParkedBeforeSaved));
   if (!parked && waited_s <= timeout_s) return false;
   v1::JobChange change;
   change.set_state(job.park->suspend() ? v1::JOB_STATE_SUSPENDED : v1::JOB_STATE_PENDING);

@@ -175,7 +175,11 @@ class Decider {
     }
     ReserveForHead();
     place->waits_for = ShortageOf(job.devices, free_, input_.total_devices);
-    if (head_starts_ms_ != kNever) {
+    const bool guessed =
+        std::any_of(input_.running.begin(), input_.running.end(), [](const RunningJob& running) {
+          return running.end_known_soon && running.expected_end_ms == 0;
+        });
+    if (head_starts_ms_ != kNever && !guessed) {
       absl::StrAppend(&place->waits_for, "; enough are expected in ",
                       TimeInWords(static_cast<double>(head_starts_ms_ - input_.now_ms) / 1000));
     }
@@ -186,7 +190,8 @@ class Decider {
     std::vector<std::pair<int64_t, int64_t>> comes_free;  // when, how many
     for (const RunningJob& running : input_.running) {
       if (running.parking) continue;
-      const int64_t end = running.expected_end_ms == 0 ? kNever : running.expected_end_ms;
+      const int64_t unknown = running.end_known_soon ? input_.now_ms : kNever;
+      const int64_t end = running.expected_end_ms == 0 ? unknown : running.expected_end_ms;
       const int64_t parked = running.can_park || running.running_since_ms == 0
                                  ? MayBeParkedFrom(running, *head_, input_.now_ms)
                                  : kNever;

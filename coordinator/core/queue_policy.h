@@ -56,6 +56,8 @@ struct RunningJob {
   int64_t running_since_ms = 0;  // since it last left the queue; 0: it doesn't train yet
   double time_slice_s = 0;       // 0: none
   int64_t expected_end_ms = 0;   // 0: not known
+  // Its first steps will tell soon: until then nobody overtakes on the strength of its end.
+  bool end_known_soon = false;
 };
 
 struct Quotas {

@@ -209,6 +209,16 @@ TEST(BackfillTest, HeadMightHaveAJobParkedSoon_NothingGetsInItsWay) {
   EXPECT_THAT(Started(DecideQueue(input)), IsEmpty()) << "in 30 s the head can start";
 }
 
+TEST(BackfillTest, UnknownEnd_IsNeverUnlessItsFirstStepsWillTell) {
+  QueueInput input = Input(2, 8);
+  input.running = {Running("r", 6)};
+  input.waiting = {Waiting("head", 8), Waiting("short", 2)};
+  input.waiting[1].expected_hours = 2;
+  EXPECT_THAT(Started(DecideQueue(input)), ElementsAre("short"));
+  input.running[0].end_known_soon = true;
+  EXPECT_THAT(Started(DecideQueue(input)), IsEmpty());
+}
+
 TEST(QuotaTest, OverQuota_IsPassedOverWithItsReason) {
   QueueInput input = Input(4, 8);
   input.running = {Running("r", 4)};
