@@ -260,6 +260,7 @@ class Exchange {
       std::memcpy(to.bytes().data() + segment.to_offset, from.bytes().data() + segment.from_offset,
                   static_cast<size_t>(segment.bytes));
     }
+    if (!Offer(transfer).own) ++from_buddies_;
   }
 
   // Of one message's data, leaving room for its hash.
