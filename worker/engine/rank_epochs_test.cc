@@ -1,4 +1,5 @@
 // Rank processes through changes of epoch: at a boundary, at once, and with some of them lost.
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -66,11 +67,13 @@ std::vector<int64_t> OneToLast() {
 TEST(RankEpochs, ReplacedAtABoundary_NoStepIsLostOrRedoneAndTheWeightsAreTheSame) {
   const std::string directory = FreshDirectory("boundary");
   RankProcess stays("stays"), leaves("leaves"), joins("joins");
+  stays.PauseAfter(3);
   Launch(PlanOn({0, 1}, 1), {&stays, &leaves}, directory, false);
   stays.AwaitStep(2);
   const v1::Plan plan = PlanOn({0, 2}, 2);
   leaves.Start(plan, -1, directory, true);
   Launch(plan, {&stays, &joins}, directory, true);
+  stays.Resume();
 
   EXPECT_EQ(stays.AwaitFinished().finished().weights_sha256(), UndisturbedHash());
   EXPECT_TRUE(joins.Join().ok());
@@ -88,9 +91,11 @@ TEST(RankEpochs, ReplacedAtABoundary_NoStepIsLostOrRedoneAndTheWeightsAreTheSame
 TEST(RankEpochs, RanksSwapPlacesAtABoundary_NoStepIsLostOrRedone) {
   const std::string directory = FreshDirectory("swap");
   RankProcess a("a"), b("b");
+  a.PauseAfter(4);
   Launch(PlanOn({0, 1}, 1), {&a, &b}, directory, false);
   a.AwaitStep(3);
   Launch(PlanOn({1, 0}, 2), {&b, &a}, directory, true);
+  a.Resume();
   EXPECT_EQ(b.AwaitFinished().finished().weights_sha256(), UndisturbedHash());
   EXPECT_TRUE(a.Join().ok());
   EXPECT_EQ(a.Steps(), OneToLast());
@@ -105,16 +110,20 @@ TEST(RankEpochs, OneProcessKilledAndReplaced_AtMostOneStepIsRedoneAndTheWeightsA
     const int victim = static_cast<int>(random() % 2);
     const auto kill_after = static_cast<int64_t>(random() % (kSteps - 1));
     const uint32_t delay = random() % 8;
+    const bool near = random() % 2 == 0;
     const bool hold = random() % 2 == 0;
     const std::string directory = FreshDirectory("killed");
     std::unique_ptr<RankProcess> processes[2] = {std::make_unique<RankProcess>("rank 0"),
                                                  std::make_unique<RankProcess>("rank 1")};
-    Launch(PlanOn({0, 1}, 1), {processes[0].get(), processes[1].get()}, directory, false);
     RankProcess& survivor = *processes[1 - victim];
+    // The victim goes on as far as it can without the survivor, but never to the end.
+    survivor.PauseAfter(std::min(kSteps, kill_after + (near ? 1 : 3)));
+    Launch(PlanOn({0, 1}, 1), {processes[0].get(), processes[1].get()}, directory, false);
     survivor.Await("training", [](const v1::RankEvent& event) { return event.has_training(); });
     if (kill_after > 0) survivor.AwaitStep(kill_after);
     for (uint32_t i = 0; i < delay; ++i) survivor.Diagnose();
     processes[victim]->Kill();
+    survivor.Resume();
     if (hold) {
       survivor.Hold(1);
       const int64_t step = survivor.AwaitHeld(1).held().step();
@@ -138,9 +147,11 @@ TEST(RankEpochs, OneProcessKilledAndReplaced_AtMostOneStepIsRedoneAndTheWeightsA
 TEST(RankEpochs, PeerLost_HeldWithTheBlamedNodeAndItsNewestStep) {
   const std::string directory = FreshDirectory("lost");
   RankProcess a("a"), b("b");
+  a.PauseAfter(3);
   Launch(PlanOn({0, 7}, 1), {&a, &b}, directory, false);
   a.AwaitStep(2);
   b.Kill();
+  a.Resume();
   const v1::RankEvent event = a.AwaitHeld(1);
   EXPECT_EQ(event.held().blamed_node(), "node7") << event.ShortDebugString();
   EXPECT_TRUE(absl::StartsWith(event.held().message(), "UNAVAILABLE: ")) << event.held().message();
@@ -155,9 +166,12 @@ TEST(RankEpochs, Parked_ItsCheckpointGivesTheSameWeights) {
   std::string manifest;
   {
     RankProcess a("a"), b("b");
+    a.PauseAfter(4);
     Launch(PlanOn({0, 1}, 1), {&a, &b}, directory, false);
     a.AwaitStep(3);
     b.Park(1);  // one that is asked is enough
+    b.Diagnose();
+    a.Resume();
     const auto parked = [](const v1::RankEvent& event) { return event.has_parked(); };
     step = a.Await("parked", parked).parked().step();
     EXPECT_EQ(b.Await("parked", parked).parked().step(), step);
@@ -185,6 +199,7 @@ TEST(RankEpochs, ParkedWhereNothingCanBeSaved_TheOneThatFailedSaysWhyAndTheOther
   std::ofstream(blocked) << "not a folder";
   const v1::Plan plan = PlanOn({0, 1}, 1);
   RankProcess a("a"), b("b");
+  a.PauseAfter(3);
   a.Start(plan, 0, directory, false);
   b.Start(plan, 1, blocked, false);
   const auto listening = [](const v1::RankEvent& event) { return !event.listening().empty(); };
@@ -200,6 +215,8 @@ TEST(RankEpochs, ParkedWhereNothingCanBeSaved_TheOneThatFailedSaysWhyAndTheOther
   for (RankProcess* process : {&a, &b}) process->Peers(peers);
   a.AwaitStep(2);
   a.Park(1);
+  a.Diagnose();
+  a.Resume();
   const v1::RankEvent failed =
       b.Await("failed", [](const v1::RankEvent& event) { return !event.failed().empty(); });
   EXPECT_TRUE(absl::StrContains(failed.failed(), blocked)) << failed.failed();
@@ -211,6 +228,7 @@ TEST(RankEpochs, ParkedWhereNothingCanBeSaved_TheOneThatFailedSaysWhyAndTheOther
 TEST(RankEpochs, OneDiesWhileTheOthersConnectToIt_TheNextEpochGoesOnFromTheSameStep) {
   const std::string directory = FreshDirectory("connect");
   RankProcess stays("stays"), leaves("leaves"), dies("dies"), joins("joins");
+  stays.PauseAfter(3);
   Launch(PlanOn({0, 1}, 1), {&stays, &leaves}, directory, false);
   stays.AwaitStep(2);
   const v1::Plan second = PlanOn({0, 2}, 2);
@@ -218,9 +236,9 @@ TEST(RankEpochs, OneDiesWhileTheOthersConnectToIt_TheNextEpochGoesOnFromTheSameS
   const v1::RankPeers peers = StartAll(second, {&stays, &dies}, directory, true);
   dies.Kill();
   stays.Peers(peers);
+  stays.Resume();
   leaves.AwaitHeld(1);
-  while (stays.Diagnose().instruction() != "connect") {
-  }
+  stays.AwaitBeing("connect");
   Launch(PlanOn({0, 3}, 3), {&stays, &joins}, directory, false);
   EXPECT_EQ(stays.AwaitFinished().finished().weights_sha256(), UndisturbedHash());
   EXPECT_EQ(stays.Steps(), OneToLast());
@@ -233,10 +251,12 @@ TEST(RankEpochs, OneDiesWhileTheOthersConnectToIt_TheNextEpochGoesOnFromTheSameS
 TEST(RankEpochs, PreparedEpochTakesOverWhenThePresentOneFails) {
   const std::string directory = FreshDirectory("prepared");
   RankProcess stays("stays"), dies("dies"), joins("joins");
+  stays.PauseAfter(3);
   Launch(PlanOn({0, 1}, 1), {&stays, &dies}, directory, false);
   stays.AwaitStep(2);
   const v1::RankPeers peers = StartAll(PlanOn({0, 2}, 2), {&stays, &joins}, directory, true);
   dies.Kill();
+  stays.Resume();
   stays.AwaitHeld(1);
   stays.Peers(peers);
   joins.Peers(peers);
@@ -246,15 +266,20 @@ TEST(RankEpochs, PreparedEpochTakesOverWhenThePresentOneFails) {
 TEST(RankEpochs, NextEpochSupersededBeforeItsPeersAreKnown_AllLeaveForTheLaterOne) {
   const std::string directory = FreshDirectory("superseded");
   RankProcess a("a"), b("b");
+  a.PauseAfter(2);
   Launch(PlanOn({0, 1}, 1), {&a, &b}, directory, false);
   a.AwaitStep(1);
   const v1::RankPeers old = StartAll(PlanOn({0, 1}, 2), {&a, &b}, directory, true);
   const v1::RankPeers table = StartAll(PlanOn({1, 0}, 3), {&a, &b}, directory, true);
   a.Peers(old);
   b.Peers(old);
-  a.AwaitStep(a.Steps().back() + 2);  // the old table moved nobody
+  a.Diagnose();
+  b.Diagnose();
+  a.PauseAfter(5);  // the old table moves nobody after the steps 2 to 4
+  a.AwaitStep(4);
   a.Peers(table);
   b.Peers(table);
+  a.Resume();
   EXPECT_EQ(a.AwaitFinished().finished().weights_sha256(), UndisturbedHash());
   EXPECT_EQ(a.Steps(), OneToLast());
   for (RankProcess* process : {&a, &b}) {
@@ -267,6 +292,7 @@ TEST(RankEpochs, NextEpochSupersededBeforeItsPeersAreKnown_AllLeaveForTheLaterOn
 TEST(RankEpochs, PreparedEpochHeldAfterThePresentOneFailed_ALaterOneGoesOn) {
   const std::string directory = FreshDirectory("unwanted");
   RankProcess a("a"), b("b");
+  a.PauseAfter(2);
   Launch(PlanOn({0, 1}, 1), {&a, &b}, directory, false);
   a.AwaitStep(1);
   StartAll(PlanOn({1, 0}, 2), {&a, &b}, directory, true);
@@ -283,6 +309,7 @@ TEST(RankEpochs, PreparedEpochHeldAfterThePresentOneFailed_ALaterOneGoesOn) {
 TEST(RankEpochs, LeaverWhoseEpochFailsBeforeTheBoundary_IsHeldAndCanBeCalledBack) {
   const std::string directory = FreshDirectory("called-back");
   RankProcess stays("stays"), leaver("leaver"), fresh("fresh");
+  stays.PauseAfter(3);
   Launch(PlanOn({0, 1}, 1), {&stays, &leaver}, directory, false);
   stays.AwaitStep(2);
   leaver.Start(PlanOn({0, 2}, 2), -1, directory, true);
@@ -297,6 +324,7 @@ TEST(RankEpochs, LeaverWhoseEpochFailsBeforeTheBoundary_IsHeldAndCanBeCalledBack
 TEST(RankEpochs, NextEpochThatCannotBePrepared_IsReportedFailedAtOnce) {
   const std::string directory = FreshDirectory("unusable");
   RankProcess a("a"), b("b");
+  b.PauseAfter(2);
   Launch(PlanOn({0, 1}, 1), {&a, &b}, directory, false);
   a.AwaitStep(1);
   v1::Plan plan = PlanOn({0, 1}, 2);
@@ -304,6 +332,7 @@ TEST(RankEpochs, NextEpochThatCannotBePrepared_IsReportedFailedAtOnce) {
   a.Start(plan, 0, directory, true);
   const v1::RankEvent event =
       a.Await("failed", [](const v1::RankEvent& told) { return !told.failed().empty(); });
+  b.Resume();
   EXPECT_EQ(event.epoch(), 2);
   EXPECT_TRUE(absl::StartsWith(event.failed(), "INVALID_ARGUMENT: ")) << event.failed();
   EXPECT_FALSE(a.Join().ok());
@@ -344,11 +373,12 @@ TEST(RankEpochs, DiagnosedWhileAPeerHangs_ShowsWhatItWaitsInAndTheStack) {
   RankProcess waits("waits"), hangs("hangs");
   Launch(plan, {&waits, &hangs}, directory, false);
   hangs.StopListening();
+  waits.AwaitStep(3);
   v1::RankDiagnosis diagnosis;
   do {
     diagnosis = waits.Diagnose();
     ASSERT_NE(diagnosis.token(), 0u) << "no answer";
-  } while (diagnosis.seconds() < 0.3);
+  } while (diagnosis.seconds() < 0.5);
   EXPECT_EQ(diagnosis.step(), waits.Steps().back() + 1);
   EXPECT_TRUE(diagnosis.instruction().find_first_of("FBW") == 0 ||
               diagnosis.instruction() == "sum over ranks")

@@ -24,6 +24,19 @@ std::pair<RankChannel, RankChannel> MakeChannel() {
 
 }  // namespace
 
+absl::Time RankProcess::PausingClock::Wall() const {
+  std::unique_lock lock(mutex_);
+  ++readings_;
+  resumed_.wait(lock, [this] { return pause_after_ == 0 || readings_ < pause_after_; });
+  return clock_.Wall();
+}
+
+void RankProcess::PausingClock::PauseAfter(int64_t readings) {
+  const std::lock_guard lock(mutex_);
+  pause_after_ = readings;
+  resumed_.notify_all();
+}
+
 RankProcess::RankProcess(std::string name) : RankProcess(std::move(name), MakeChannel()) {}
 
 RankProcess::RankProcess(std::string name, std::pair<RankChannel, RankChannel> ends)
@@ -112,8 +125,19 @@ v1::RankDiagnosis RankProcess::Diagnose() {
   return found;
 }
 
+void RankProcess::AwaitBeing(const std::string& what) {
+  v1::RankDiagnosis diagnosis;
+  do {
+    diagnosis = Diagnose();
+    if (diagnosis.token() != 0) continue;
+    ADD_FAILURE() << name_ << " ended before it was at: " << what;
+    return;
+  } while (diagnosis.instruction() != what);
+}
+
 void RankProcess::Kill() {
   daemon_.Shutdown();
+  clock_.PauseAfter(0);
   {
     const std::lock_guard lock(mutex_);
     closed_ = true;
@@ -190,6 +214,7 @@ bool RankProcess::Told(const Match& match) {
 }
 
 absl::Status RankProcess::Join() {
+  clock_.PauseAfter(0);
   if (session_.joinable()) session_.join();
   return end_;
 }

@@ -39,6 +39,14 @@ class RankProcess {
   // Asks, and waits for the answer.
   v1::RankDiagnosis Diagnose();
 
+  // Asks until it is at that.
+  void AwaitBeing(const std::string& what);
+
+  // Its training stops for now when it has done so many steps, before it tells of the last. To be
+  // called before it gets there.
+  void PauseAfter(int64_t steps) { clock_.PauseAfter(steps); }
+  void Resume() { clock_.PauseAfter(0); }
+
   // As a crash: peers get no goodbye.
   void Kill();
   // The daemon reads nothing more, so the rank hangs as soon as it has told enough.
@@ -64,8 +72,24 @@ class RankProcess {
   RankProcess(std::string name, std::pair<RankChannel, RankChannel> ends);
   void ReceiveEvents();
 
+  // Of the training's readings of the wall clock, the nth is in the report of the nth step.
+  class PausingClock : public Clock {
+   public:
+    absl::Time Wall() const override;
+    absl::Duration Steady() const override { return clock_.Steady(); }
+    void PauseAfter(int64_t readings);
+
+   private:
+    const RealClock clock_;
+    mutable std::mutex mutex_;
+    mutable std::condition_variable resumed_;
+    // Guarded by mutex_.
+    mutable int64_t readings_ = 0;
+    int64_t pause_after_ = 0;  // 0: never
+  };
+
   const std::string name_;
-  RealClock clock_;
+  PausingClock clock_;
   RankChannel daemon_;
   std::thread session_;
   std::thread receiver_;

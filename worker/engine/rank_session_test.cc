@@ -68,8 +68,7 @@ TEST(RankSession, DaemonGoneWhileItConnects_Ends) {
                                      : "127.0.0.1:1");
   }
   rank.Peers(peers);
-  while (rank.Diagnose().instruction() != "connect") {
-  }
+  rank.AwaitBeing("connect");
   rank.Kill();
   EXPECT_TRUE(rank.Join().ok());
 }
@@ -83,8 +82,7 @@ TEST(RankSession, HeldWhileItConnects_WaitsForAnotherEpoch) {
   const v1::RankHeld held = rank.AwaitHeld(1).held();
   EXPECT_EQ(held.message(), "held by the test");
   EXPECT_EQ(held.step(), 0);
-  while (rank.Diagnose().instruction() != "wait for orders") {
-  }
+  rank.AwaitBeing("wait for orders");
 }
 
 TEST(RankSession, PlanWithoutItsData_IsReportedFailedWithTheCodeFirst) {
