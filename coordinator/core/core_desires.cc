@@ -8,13 +8,31 @@
 #include "coordinator/core/preflight_policy.h"
 
 namespace fathom {
+namespace {
+
+// Ranks of the next epoch may meet once they all listen. Where none of their processes was in the
+// present one, none would wait for its last step: then only when all ranks of that have left.
+bool MayMeet(const Gang& gang, const Gang& present) {
+  if (!gang.AllListen()) return false;
+  if (gang.plan().epoch() <= present.plan().epoch()) return true;
+  std::set<std::pair<std::string, int32_t>> places;
+  for (const v1::RankAssignment& rank : present.plan().ranks()) {
+    places.emplace(rank.node(), rank.device());
+  }
+  for (const v1::RankAssignment& rank : gang.plan().ranks()) {
+    if (places.contains({rank.node(), rank.device()})) return true;
+  }
+  return present.CountOf(v1::RANK_STATE_MOVED) == present.Size();
+}
+
+}  // namespace
 
 CoordinatorCore::Desire CoordinatorCore::DesireOf(const DurableJob& job) const {
   Desire desire;
   const Gang* gang = FindGang(job.id);
   if (!IsActive(job.state) || gang == nullptr) return desire;
   const auto describe = [&](const Gang& of) {
-    absl::StrAppend(&desire.signature, of.plan().epoch(), of.AllListen() ? " peers" : "", " ",
+    absl::StrAppend(&desire.signature, of.plan().epoch(), MayMeet(of, *gang) ? " peers" : "", " ",
                     of.DoneBeforeCount(), ";");
     for (const auto& [node, ranks] : of.ranks_on()) desire.nodes.insert(node);
   };
@@ -101,7 +119,7 @@ void CoordinatorCore::AddDesiredJob(const DurableJob& job, const Gang& gang,
     wanted.set_park(job.park != nullptr);
     wanted.set_diagnose(static_cast<uint64_t>(job.diagnose));
   }
-  if (!gang.AllListen()) return;
+  if (!MayMeet(gang, *FindGang(job.id))) return;
   for (const v1::RankStatus& rank : gang.ranks()) {
     v1::RankEndpoint& peer = *wanted.add_peers();
     peer.set_rank(rank.rank());
