@@ -61,7 +61,10 @@ CoordinatorCore::JobDetectors& CoordinatorCore::DetectorsOf(const DurableJob& jo
   detectors.plan = job.plan;
   const v1::Plan& plan = *job.plan;
   std::vector<double> cost(static_cast<size_t>(plan.ranks_size()), 1.0);
-  if (options_.planning.rank_costs) cost = options_.planning.rank_costs(plan);
+  if (options_.planning.rank_costs) {
+    std::vector<double> known = options_.planning.rank_costs(plan);
+    if (known.size() == cost.size()) cost = std::move(known);
+  }
   // A plan without a grid: alike in work, and what each holds isn't known.
   std::vector<int32_t> same_work(cost.size(), 0);
   std::vector<int32_t> same_weights(cost.size());
