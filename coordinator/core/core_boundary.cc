@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "common/base/planted.h"
 #include "coordinator/core/coordinator_core.h"
 #include "coordinator/core/job_state.h"
 
@@ -33,7 +34,8 @@ bool CoordinatorCore::AdvanceNextPlan(const DurableJob& job, Moment now) {
   // Any of these says that every rank has left the present epoch, at one and the same step.
   const bool left = next->CountOf(v1::RANK_STATE_TRAINING) > 0 ||
                     next->CountOf(v1::RANK_STATE_FINISHED) > 0 ||
-                    next->CountOf(v1::RANK_STATE_HELD) > 0 || next->AllLoad();
+                    next->CountOf(v1::RANK_STATE_HELD) > 0 || next->AllLoad() ||
+                    (FATHOM_PLANT(kPromotedTooEarly) && next->AllListen());
   if (left) {
     PromoteNextPlan(job, now);
     return true;
@@ -148,7 +150,7 @@ void CoordinatorCore::PrepareChange(const DurableJob& job, Moment now) {
   const std::string seen = TextOf(devices, job);
   const auto tried = hopeless_change_.find(job.id);
   if (tried != hopeless_change_.end() && tried->second.devices == seen) return;
-  const uint64_t epoch = job.last_epoch + 1;
+  const uint64_t epoch = (FATHOM_PLANT(kEpochUsedAgain) ? job.epoch : job.last_epoch) + 1;
   ReplanInput input = InputFor(job, epoch, devices);
   // All of them together, else one after the other.
   std::vector<std::set<std::string>> choices(1);

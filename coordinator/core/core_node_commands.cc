@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/limits.h"
+#include "common/base/planted.h"
 #include "common/base/status_util.h"
 #include "common/base/text.h"
 #include "coordinator/core/coordinator_core.h"
@@ -50,6 +51,7 @@ std::set<std::string> CoordinatorCore::ClosedNodes() const {
   std::set<std::string> closed;
   if (!options_.require_preflight) {
     for (const auto& [name, node] : state_.nodes()) {
+      if (FATHOM_PLANT(kDrainedNodeGetsRanks)) continue;
       if (node->admin.cordoned() || node->admin.draining()) closed.insert(name.value());
     }
     return closed;

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
 #include "common/base/limits.h"
+#include "common/base/planted.h"
 #include "common/base/status_util.h"
 #include "coordinator/core/job_state.h"
 
@@ -247,6 +248,7 @@ absl::Status DurableState::ApplyNodeChange(const v1::Record& record) {
 }
 
 void DurableState::Remember(AppliedCommand command) {
+  if (FATHOM_PLANT(kRequestsForgottenAtRestart) && !marked_) return;
   command_of_[command.request_id] = commands_forgotten_ + commands_.size();
   commands_.push_back(std::move(command));
 }

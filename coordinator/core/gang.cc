@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
 #include "common/base/limits.h"
+#include "common/base/planted.h"
 #include "common/base/text.h"
 #include "coordinator/core/job_state.h"
 
@@ -90,7 +91,7 @@ bool Gang::Report(const v1::NodeReport& report, int64_t steady_ms) {
         (Progress(status.state()) >= 3 || status.state() == v1::RANK_STATE_HELD)) {
       went_on = true;
     }
-    if (status.epoch() != plan_->epoch()) continue;
+    if (status.epoch() != plan_->epoch() && !FATHOM_PLANT(kOldEpochsReportCounts)) continue;
     const bool ours = status.rank() >= 0 && status.rank() < plan_->ranks_size() &&
                       plan_->ranks(status.rank()).node() == report.node().name();
     if (!ours || !reported.insert(status.rank()).second) continue;

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/base/limits.h"
+#include "common/base/planted.h"
 #include "common/base/status_util.h"
 #include "common/base/text.h"
 
@@ -67,7 +68,7 @@ absl::Status NodeTable::Report(const v1::NodeReport& report, Moment now, NodeNew
     found = nodes_.try_emplace(name).first;
   }
   NodeEntry& entry = found->second;
-  if (report.incarnation() < entry.report.incarnation()) {
+  if (report.incarnation() < entry.report.incarnation() && !FATHOM_PLANT(kStaleIncarnation)) {
     return absl::FailedPreconditionError(absl::StrCat(
         "node ", name.value(), ": a newer daemon of this name (process ", entry.report.pid(),
         ") has reported; stop one of the two, or give this one "

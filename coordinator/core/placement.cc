@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/planted.h"
 #include "common/base/status_util.h"
 #include "coordinator/core/job_state.h"
 
@@ -151,6 +152,7 @@ void SetResume(const DurableJob& job, v1::Plan* plan) {
   if (job.checkpoint.step() > 0 && !job.checkpoint.manifest().empty()) {
     plan->mutable_resume()->set_step(job.checkpoint.step());
     plan->mutable_resume()->set_manifest(job.checkpoint.manifest());
+    if (FATHOM_PLANT(kResumeNotDurable)) plan->mutable_resume()->mutable_manifest()->append("~");
   } else if (!job.resume_from.manifest().empty()) {
     *plan->mutable_resume() = job.resume_from;
   }

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
 #include "common/base/limits.h"
+#include "common/base/planted.h"
 #include "common/base/text.h"
 
 namespace fathom {
@@ -426,7 +427,7 @@ void AgentCore::Steer(ProcessId id, Process* process, AgentMoment now, Actions* 
     }
     return;
   }
-  if (!listed) return Stop(id, process, now, actions);
+  if (!listed && !FATHOM_PLANT(kUnlistedRankRuns)) return Stop(id, process, now, actions);
   const auto later = desired_.Later(process->present->job, process->present->epoch);
   if (!later.empty() && later[0]->plan().epoch() > process->told_epoch) {
     TellToLeave(id, process, *later[0], actions);
@@ -611,7 +612,9 @@ void AgentCore::MaybeStart(const RankId& id, Rank* rank, AgentMoment now, Action
   }
   ProcessId holder_id = 0;
   Process* holder = OnDevice(rank->device, &holder_id);
-  if (holder == nullptr) return Spawn(rank->device, &id, now, actions);
+  if (holder == nullptr || FATHOM_PLANT(kDeviceTakenTwice)) {
+    return Spawn(rank->device, &id, now, actions);
+  }
   if (!holder->alive) return;  // told soon
   const std::string who = holder->present ? ToString(*holder->present) : "an idle process";
   if (holder->end_by) {
