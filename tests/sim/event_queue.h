@@ -11,6 +11,8 @@ namespace fathom::sim {
 
 inline constexpr int64_t kMs = 1000;  // in microseconds
 inline constexpr int64_t kSecond = 1000 * kMs;
+// Unix time where the virtual clock is 0.
+inline constexpr int64_t kWallStartUs = int64_t{1'700'000'000} * kSecond;
 
 class EventQueue {
  public:

@@ -62,6 +62,11 @@ void Invariants::OnAppended(const v1::Record& record) {
     CheckJobChange(record);
   } else if (record.has_node_change()) {
     request_id = record.node_change().request_id();
+    if (record.node_change().drop_admin()) closed_.erase(record.node());
+    if (record.node_change().has_admin()) {
+      const v1::NodeAdmin& admin = record.node_change().admin();
+      if (admin.cordoned() || admin.draining()) closed_.insert(record.node());
+    }
   }
   if (!request_id.empty() && ++applied_[request_id] > 1) {
     Violate(absl::StrCat("request ", request_id, " was applied twice"));
@@ -81,11 +86,39 @@ void Invariants::CheckPlan(const v1::Plan& plan) {
     Violate(absl::StrCat("epoch ", plan.epoch(), " of job ", plan.job(), " begins from ",
                          plan.resume().manifest(), ", which is not durable"));
   }
-  std::set<std::pair<std::string, int32_t>> devices;
+  CheckPlaces(plan, facts);
+}
+
+// Every rank on a device of its own, which no other active job's present plan has; none on a node
+// that takes no ranks, unless the job is there already.
+void Invariants::CheckPlaces(const v1::Plan& plan, JobFacts& facts) {
+  std::set<std::string> here;
+  for (const auto& [epoch, devices] : facts.devices) {
+    for (const auto& [node, device] : devices) here.insert(node);
+  }
+  const std::string where = absl::StrCat("epoch ", plan.epoch(), " of job ", plan.job());
+  auto& devices = facts.devices[plan.epoch()];
   for (const v1::RankAssignment& rank : plan.ranks()) {
     if (!devices.emplace(rank.node(), rank.device()).second) {
-      Violate(absl::StrCat("epoch ", plan.epoch(), " of job ", plan.job(), " uses device ",
-                           rank.device(), " of node ", rank.node(), " twice"));
+      Violate(
+          absl::StrCat(where, " uses device ", rank.device(), " of node ", rank.node(), " twice"));
+    }
+    if (closed_.contains(rank.node()) && !here.contains(rank.node())) {
+      Violate(absl::StrCat(where, " puts a rank on node ", rank.node(),
+                           ", which is drained or cordoned"));
+    }
+  }
+  for (const auto& [other, theirs] : jobs_) {
+    if (other == plan.job() || IsFinal(states_[other])) continue;
+    const bool holds =
+        states_[other] == v1::JOB_STATE_RUNNING || states_[other] == v1::JOB_STATE_STARTING;
+    const auto present = theirs.devices.find(theirs.present_epoch);
+    if (!holds || present == theirs.devices.end()) continue;
+    for (const auto& device : present->second) {
+      if (devices.contains(device)) {
+        Violate(absl::StrCat(where, " takes device ", device.second, " of node ", device.first,
+                             " from job ", other));
+      }
     }
   }
 }
@@ -95,6 +128,8 @@ void Invariants::CheckJobChange(const v1::Record& record) {
   v1::JobState& state = states_[record.job()];
   JobFacts& facts = jobs_[record.job()];
   if (IsFinal(state)) Violate(absl::StrCat("job ", record.job(), " changed after its end"));
+  if (change.epoch() != 0) facts.present_epoch = change.epoch();
+  if (change.promote_next_plan()) facts.present_epoch = facts.newest_epoch;
   if (change.has_plan()) CheckPlan(change.plan());
   if (change.has_next_plan()) CheckPlan(change.next_plan());
   if (change.has_checkpoint()) {
@@ -247,6 +282,11 @@ void Invariants::OnPublished(const std::string& job, int64_t step, uint64_t hash
 int64_t Invariants::BatchOf(const std::string& job) const {
   const auto facts = jobs_.find(job);
   return facts == jobs_.end() ? 0 : facts->second.batch;
+}
+
+uint64_t Invariants::newest_epoch(const std::string& job) const {
+  const auto facts = jobs_.find(job);
+  return facts == jobs_.end() ? 0 : facts->second.newest_epoch;
 }
 
 int64_t Invariants::redone(const std::string& job) const {

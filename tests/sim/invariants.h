@@ -63,6 +63,7 @@ class Invariants {
   int64_t BatchOf(const std::string& job) const;
   // The job's state after `step` steps.
   uint64_t HashOf(const std::string& job, int64_t step);
+  uint64_t newest_epoch(const std::string& job) const;
   int64_t redone(const std::string& job) const;
   // Of every job that the log knows: its last state.
   const std::map<std::string, v1::JobState>& job_states() const { return states_; }
@@ -77,9 +78,12 @@ class Invariants {
     uint64_t newest_committing = 0;       // epoch
     std::map<uint64_t, uint64_t> epochs;  // durable plans: epoch -> records durable by then
     uint64_t newest_epoch = 0;
+    uint64_t present_epoch = 0;                                             // recorded
+    std::map<uint64_t, std::set<std::pair<std::string, int32_t>>> devices;  // of plans, by epoch
   };
   void CheckJobChange(const v1::Record& record);
   void CheckPlan(const v1::Plan& plan);
+  void CheckPlaces(const v1::Plan& plan, JobFacts& facts);
 
   Trace* const trace_;
   const CheckpointStore* const checkpoints_;
@@ -87,6 +91,7 @@ class Invariants {
   uint64_t appended_ = 0;
   std::map<std::string, JobFacts> jobs_;
   std::map<std::string, v1::JobState> states_;
+  std::set<std::string> closed_;        // nodes drained or cordoned
   std::map<std::string, int> applied_;  // request id -> times
   std::map<std::pair<Place, int32_t>, int> device_holder_;
   std::map<int, std::pair<Place, int32_t>> device_of_;

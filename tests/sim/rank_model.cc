@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "absl/strings/str_cat.h"
+#include "common/plan/buddy.h"
 
 namespace fathom::sim {
 namespace {
@@ -451,7 +452,11 @@ bool RankModel::StallsOn(World& world) {
     world.stalled_since_us = 0;
     return false;
   }
-  if (world.stalled_since_us == 0) world.stalled_since_us = now_us;
+  const bool somebody_waits = std::any_of(world.pids.begin(), world.pids.end(), [this](int pid) {
+    const Process* process = Find(pid);
+    return process != nullptr && IsRunnable(*process);
+  });
+  if (world.stalled_since_us == 0 || !somebody_waits) world.stalled_since_us = now_us;
   const auto timeout_us =
       static_cast<int64_t>(world.plan->spec().restart().peer_timeout_s() * kSecond);
   if (now_us - world.stalled_since_us >= timeout_us) {
@@ -507,16 +512,8 @@ bool RankModel::Tear(World& world) {
 void RankModel::CommitOn(World& world, Process& process) {
   const int32_t rank = process.seat->rank;
   const int32_t layout = world.plan->ranks_size();
-  Process* buddy = Find(world.pids[BuddyOf(world, rank)]);
   // The buddy holds the step before, or this one could not be committed.
-  for (const Piece& piece : process.memory) {
-    if (piece.layout == layout && piece.shard == rank && piece.step == world.step - 1 &&
-        buddy != nullptr && buddy != &process) {
-      const Piece copy = piece;
-      Remember(*buddy, copy);
-      break;
-    }
-  }
+  CopyToBuddy(world, process, world.step - 1);
   Remember(process, {layout, rank, world.step, world.hash});
   v1::RankEvent event;
   v1::StepReport& step = *event.mutable_step();
@@ -528,6 +525,20 @@ void RankModel::CommitOn(World& world, Process& process) {
   step.set_weights_hash(world.hash);
   step.set_snapshot_step(world.step - 1);
   Emit(process, world.key.second, std::move(event));
+}
+
+void RankModel::CopyToBuddy(const World& world, const Process& process, int64_t step) {
+  const int32_t rank = process.seat->rank;
+  const int buddy_rank = plan::BuddyOf(*world.plan, rank);
+  Process* buddy = buddy_rank < 0 ? nullptr : Find(world.pids[buddy_rank]);
+  if (buddy == nullptr) return;
+  for (const Piece& piece : process.memory) {
+    const bool is_it =
+        piece.layout == world.plan->ranks_size() && piece.shard == rank && piece.step == step;
+    if (!is_it) continue;
+    const Piece copy = piece;
+    return Remember(*buddy, copy);
+  }
 }
 
 // The newest two steps of each shard; other layouts' once this one's are whole twice.
@@ -542,16 +553,6 @@ void RankModel::Remember(Process& process, const Piece& piece) {
     }
   }
   process.memory.push_back(piece);
-}
-
-// The next rank on another node.
-int32_t RankModel::BuddyOf(const World& world, int32_t rank) const {
-  const int32_t ranks = world.plan->ranks_size();
-  for (int32_t i = 1; i < ranks; ++i) {
-    const int32_t other = (rank + i) % ranks;
-    if (world.plan->ranks(other).node() != world.plan->ranks(rank).node()) return other;
-  }
-  return rank;
 }
 
 // --- Between steps ---
@@ -582,11 +583,18 @@ bool RankModel::MoveOn(World& world) {
     if (epoch != 0 && process.next->epoch != epoch) return false;
     epoch = process.next->epoch;
   }
+  if (LeavesStateBehind(world) && world.saved_step != world.step) {
+    world.moving = true;
+    AwaitSave(world.key);
+    return true;
+  }
   options_.trace->Add(34, {static_cast<int64_t>(world.key.second), static_cast<int64_t>(epoch)},
                       [&] {
                         return absl::StrCat(world.key.first, " moves from epoch ", world.key.second,
                                             " to ", epoch, " after step ", world.step);
                       });
+  // The newest state to the buddies, so that any of them may leave.
+  for (const int pid : world.pids) CopyToBuddy(world, *Find(pid), world.step);
   world.stage = Stage::kOver;
   for (const int pid : world.pids) {
     Process& process = *Find(pid);
@@ -599,6 +607,23 @@ bool RankModel::MoveOn(World& world) {
     }
   }
   return true;
+}
+
+// Whether some rank leaves together with its buddy, so that only disk can carry its state over.
+bool RankModel::LeavesStateBehind(const World& world) {
+  std::set<std::pair<std::string, int32_t>> stays;
+  for (const v1::RankAssignment& rank : Find(world.pids[0])->next->plan->ranks()) {
+    stays.emplace(rank.node(), rank.device());
+  }
+  const auto leaves = [&](int rank) {
+    const v1::RankAssignment& place = world.plan->ranks(rank);
+    return !stays.contains({place.node(), place.device()});
+  };
+  for (int rank = 0; rank < world.plan->ranks_size(); ++rank) {
+    const int buddy = plan::BuddyOf(*world.plan, rank);
+    if (leaves(rank) && (buddy < 0 || leaves(buddy))) return true;
+  }
+  return false;
 }
 
 void RankModel::Save(World& world) {
@@ -618,6 +643,10 @@ void RankModel::AwaitSave(const WorldKey& key) {
   const int64_t now_us = options_.queue->now_us();
   if (world.saving_step != 0 && now_us >= world.saved_at_us) Publish(world);
   if (world.saved_step == world.step) {
+    if (world.moving) {
+      MoveOn(world);
+      return;
+    }
     return world.parking ? ParkAll(world) : FinishAll(world);
   }
   if (world.saving_step == 0) Save(world);

@@ -113,6 +113,7 @@ class RankModel {
     int64_t saved_step = 0;
     int64_t stalled_since_us = 0;
     bool parking = false;
+    bool moving = false;  // saves before it moves on
   };
 
   Process* Find(int pid);
@@ -141,10 +142,12 @@ class RankModel {
   void StepEnd(const WorldKey& key);
   bool StallsOn(World& world);
   void Commit(World& world);
+  void CopyToBuddy(const World& world, const Process& process, int64_t step);
   void CommitOn(World& world, Process& process);
   bool Tear(World& world);
   void AtBoundary(World& world);
   bool MoveOn(World& world);
+  bool LeavesStateBehind(const World& world);
   void Save(World& world);
   void AwaitSave(const WorldKey& key);
   void Publish(World& world);
@@ -154,10 +157,9 @@ class RankModel {
   bool IsRunnable(const Process& process) const { return process.alive && !process.stopped; }
   bool Intact(const World& world, std::string* blamed);
   void Remember(Process& process, const Piece& piece);
-  int32_t BuddyOf(const World& world, int32_t rank) const;
 
   void Emit(const Process& process, uint64_t epoch, v1::RankEvent event);
-  int64_t WallMs() const { return options_.queue->now_us() / kMs; }
+  int64_t WallMs() const { return (kWallStartUs + options_.queue->now_us()) / kMs; }
 
   RankModelOptions options_;
   int next_pid_ = 1;

@@ -51,6 +51,19 @@ Place AnyNode(Random& random, const Scenario& scenario) {
   return static_cast<Place>(random.Between(0, static_cast<int64_t>(scenario.nodes.size()) - 1));
 }
 
+FaultKind AnyCoordinatorFault(Random& random) {
+  static constexpr FaultKind kKinds[] = {
+      FaultKind::kCoordinatorCrash,
+      FaultKind::kCoordinatorStop,
+      FaultKind::kStore,
+      FaultKind::kStore,
+      FaultKind::kWallClock,
+      FaultKind::kStreamReset,
+      FaultKind::kLateReport,
+  };
+  return kKinds[random.Next() % std::size(kKinds)];
+}
+
 void AddFault(Random& random, Scenario* scenario) {
   static constexpr FaultKind kKinds[] = {
       FaultKind::kNodeCrash,       FaultKind::kNodeCrash,
@@ -65,8 +78,11 @@ void AddFault(Random& random, Scenario* scenario) {
       FaultKind::kLateReport,      FaultKind::kStore,
   };
   Fault fault;
-  fault.kind = kKinds[random.Next() % std::size(kKinds)];
-  fault.at_us = random.Between(100 * kMs, scenario->faults_end_us);
+  fault.kind = scenario->only_coordinator ? AnyCoordinatorFault(random)
+                                          : kKinds[random.Next() % std::size(kKinds)];
+  // Mostly while the first jobs start and train.
+  fault.at_us =
+      random.Between(200 * kMs, random.Chance(65) ? 4 * kSecond : scenario->faults_end_us);
   // Shorter than a lease, or longer.
   fault.length_us =
       random.Chance(50) ? random.Between(50, 1500) * kMs : random.Between(1500, 6000) * kMs;
@@ -121,6 +137,7 @@ Scenario MakeScenario(uint64_t seed) {
   scenario.seed = seed;
   scenario.faults_end_us = random.Between(3, 9) * kSecond;
   scenario.only_drains = seed % 8 == 0;
+  scenario.only_coordinator = seed % 8 == 4;
   AddCluster(random, &scenario);
   AddJobs(random, &scenario);
   const int64_t node_commands = scenario.only_drains ? random.Between(1, 3)
@@ -129,8 +146,8 @@ Scenario MakeScenario(uint64_t seed) {
   for (int64_t i = 0; i < node_commands; ++i) {
     AddNodeCommand(random, &scenario, scenario.only_drains);
   }
+  if (!scenario.only_coordinator && random.Chance(30)) AddJobCommand(random, &scenario);
   if (scenario.only_drains) return scenario;
-  if (random.Chance(30)) AddJobCommand(random, &scenario);
   const int64_t faults = random.Between(0, 5);
   for (int64_t i = 0; i < faults; ++i) AddFault(random, &scenario);
   return scenario;

@@ -72,8 +72,10 @@ struct Scenario {
   std::vector<Command> commands;
   std::vector<Fault> faults;
   int64_t faults_end_us = 0;  // all is mended then
-  // Only drains disturb: no step may be lost or redone.
+  // Only drains and suspensions disturb: no step may be lost or redone.
   bool only_drains = false;
+  // Only the coordinator fails: no rank may notice.
+  bool only_coordinator = false;
 };
 
 Scenario MakeScenario(uint64_t seed);

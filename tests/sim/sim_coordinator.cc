@@ -4,11 +4,11 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/planted.h"
 
 namespace fathom::sim {
 namespace {
 
-constexpr int64_t kWallStartUs = int64_t{1'700'000'000} * kSecond;
 constexpr size_t kBatchMax = 8;
 
 }  // namespace
@@ -114,15 +114,20 @@ bool SimCoordinator::HandleBatch(const std::deque<Event>& batch) {
                           " records");
     });
   }
+  if (FATHOM_PLANT(kAnsweredBeforeDurable)) {
+    for (const Event& event : batch) {
+      if (event.done) event.done(absl::OkStatus());
+    }
+  }
   if (fault == StoreFault::kCrashBefore) return Crash(), false;
-  if (fault == StoreFault::kRefuse) {
+  if (fault == StoreFault::kRefuse && !FATHOM_PLANT(kSentBeforeDurable)) {
     core_->Rollback();
     for (const Event& event : batch) {
       if (event.done) event.done(absl::UnavailableError("the log refuses"));
     }
     return true;
   }
-  Append();
+  if (fault != StoreFault::kRefuse) Append();
   if (fault == StoreFault::kAnswerLost) {
     // The core believes that nothing was written; as it can't know, the process ends itself.
     core_->Rollback();

@@ -2,17 +2,20 @@
 //
 //   fathom-sim --seeds 1..1000 [--jobs N]   until the first violation; exit code 1 with its seed
 //   fathom-sim --verbose 42                 one seed, every event a line
+//   fathom-sim --bug 3 --seeds 1..2000      with a planted bug (common/base/planted.h)
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <iterator>
 #include <string>
 #include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
+#include "common/base/planted.h"
 #include "common/base/real_clock.h"
 #include "tests/sim/simulation.h"
 
@@ -96,6 +99,7 @@ int Main(int argc, char** argv) {
   std::signal(SIGABRT, OnAbort);
   uint64_t first = 1;
   uint64_t last = 1000;
+  int bug = 0;
   int processes = 1;
   bool all = false;
   for (int i = 1; i < argc; ++i) {
@@ -107,6 +111,11 @@ int Main(int argc, char** argv) {
       continue;
     }
     ++i;
+    if (flag == "--bug" && absl::SimpleAtoi(value, &bug) && bug >= 0 &&
+        static_cast<size_t>(bug) <= std::size(planted::kAll)) {
+      planted::active = static_cast<planted::Bug>(bug);
+      continue;
+    }
     if (flag == "--verbose" && absl::SimpleAtoi(value, &seed)) return Show(seed);
     if (flag == "--jobs" && absl::SimpleAtoi(value, &processes) && processes > 0) continue;
     const std::vector<std::string> range = absl::StrSplit(value, "..");
@@ -115,8 +124,8 @@ int Main(int argc, char** argv) {
                       first <= last;
     if (good) continue;
     std::fprintf(stderr,
-                 "usage: fathom-sim [--seeds A..B] [--jobs PROCESSES] [--all]\n"
-                 "       fathom-sim --verbose SEED\n");
+                 "usage: fathom-sim [--bug NUMBER] [--seeds A..B] [--jobs PROCESSES] [--all]\n"
+                 "       fathom-sim [--bug NUMBER] --verbose SEED\n");
     return kUsage;
   }
   return RunProcesses(first, last, processes, all);

@@ -11,7 +11,6 @@ namespace {
 constexpr int64_t kProgressUs = 200 * kMs;
 constexpr int64_t kShortestBackoffUs = 50 * kMs;
 constexpr int64_t kLongestBackoffUs = 400 * kMs;
-constexpr int64_t kWallStartUs = int64_t{1'700'000'000} * kSecond;
 
 }  // namespace
 

@@ -32,7 +32,7 @@ Simulation::Simulation(Scenario scenario, bool verbose)
               .trace = &trace_,
               .invariants = &invariants_,
               .checkpoints = &checkpoints_,
-              .step_us = random_.Between(30, 150) * kMs,
+              .step_us = random_.Between(50, 200) * kMs,
               .emit = [this](Place node, int pid,
                              const v1::RankEvent& event) { nodes_[node]->OnRankEvent(pid, event); },
               .exited = [this](Place node, int pid,
