@@ -203,6 +203,7 @@ class CoordinatorCore {
   bool TakesRanks(const NodeName& node) const;
   void FillDecisions(const NodeName& name, const NodeEntry& entry, v1::NodeStatus* status) const;
   std::string WhyClosed(const NodeEntry& entry, const DurableNode& node) const;
+  void TouchJobsOn(const NodeName& node);
   absl::Status CheckDrain(const v1::DrainNodeRequest& request) const;
   void FillDrained(const NodeName& node, const std::string& replacement,
                    v1::DrainNodeResponse* response) const;

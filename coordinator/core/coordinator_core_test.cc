@@ -311,8 +311,9 @@ TEST(RecoveryTest, RankFails_NewEpochResumesFromTheNewestCheckpoint) {
   EXPECT_EQ(cluster.Job(job).epoch(), 2u);
   EXPECT_THAT(cluster.Job(job).reason(),
               HasSubstr("epoch 1 ended: rank 1 on node b failed: INTERNAL: out of luck"));
-  EXPECT_THAT(cluster.Job(job).reason(), EndsWith("to stop: rank 0 on node a"));
-  EXPECT_EQ(a.desired.jobs_size(), 0) << "every rank of the old epoch is to stop";
+  ASSERT_EQ(a.desired.jobs_size(), 1);
+  EXPECT_EQ(a.desired.jobs(0).plan().epoch(), 2u) << "the old epoch is over at once";
+  EXPECT_EQ(cluster.Placement(job), "a0 b0") << "every rank stays on its device";
   cluster.Settle();
   EXPECT_EQ(cluster.State(job), "RUNNING");
   const v1::JobStatus status = cluster.Job(job);
@@ -379,9 +380,9 @@ TEST(RecoveryTest, ThreeRestartsWithoutProgress_FailsWithTheRanksOwnMessage) {
     cluster.Report(a);
   }
   EXPECT_EQ(cluster.State(job), "FAILED");
-  EXPECT_EQ(cluster.Job(job).reason(),
-            "gave up after 3 restarts without progress: rank 0 on node a failed: INTERNAL: NaN in "
-            "layer 3");
+  EXPECT_THAT(cluster.Job(job).reason(),
+              StartsWith("gave up after 3 restarts without progress: rank 0 on node a failed: "
+                         "INTERNAL: NaN in layer 3; before that: rank_failed (rank 0"));
 }
 
 TEST(RecoveryTest, ProgressBetweenFailures_IsNeverGivenUp) {
@@ -424,7 +425,7 @@ TEST(RecoveryTest, InputErrorReportedAfterAPeersComplaint_StillFailsTheJob) {
   cluster.Rank(job, 0).set_state(v1::RANK_STATE_FAILED);
   cluster.Rank(job, 0).set_message("UNAVAILABLE: rank 1 closed its connection");
   cluster.Report(a);
-  EXPECT_EQ(cluster.State(job), "RECOVERING");
+  EXPECT_EQ(cluster.State(job), "RUNNING") << "whoever merely lost a peer is not to blame";
   culprit.set_state(v1::RANK_STATE_FAILED);
   culprit.set_message("DATA_LOSS: the token file's checksum is wrong");
   cluster.Report(b);
@@ -488,28 +489,6 @@ TEST(RecoveryTest, RankVanishesFromItsNodesReport_CountsAsFailed) {
   EXPECT_THAT(cluster.Job(job).reason(), HasSubstr("its node's daemon restarted without it"));
   cluster.Settle();
   EXPECT_EQ(cluster.State(job), "RUNNING");
-}
-
-TEST(RecoveryTest, OldRankThatWillNotStop_IsPlannedAroundInTheEnd) {
-  TestCluster cluster;
-  TestNode& a = cluster.AddNode("a", 1);
-  cluster.AddNode("b", 1);
-  TestNode& c = cluster.AddNode("c", 1);
-  const std::string job = cluster.Submit(2);
-  cluster.Settle();
-  cluster.Rank(job, 1).set_state(v1::RANK_STATE_FAILED);
-  cluster.Report(cluster.nodes["b"]);
-  for (int i = 0; i < 14; ++i) {
-    cluster.Advance(1000);
-    cluster.ReportAll();  // nobody obeys: rank 0 goes on
-  }
-  EXPECT_THAT(cluster.Job(job).reason(), HasSubstr("to stop: rank 0 on node a"));
-  cluster.Advance(1000);
-  ASSERT_EQ(cluster.Job(job).plan().epoch(), 2u);
-  EXPECT_EQ(cluster.Job(job).plan().ranks(0).node(), "b");
-  EXPECT_EQ(cluster.Job(job).plan().ranks(1).node(), "c");
-  EXPECT_EQ(c.desired.jobs_size(), 1);
-  EXPECT_EQ(a.desired.jobs_size(), 0);
 }
 
 // --- Nodes ---

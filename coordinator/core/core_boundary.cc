@@ -51,7 +51,9 @@ bool CoordinatorCore::AdvanceNextPlan(const DurableJob& job, Moment now) {
         absl::StrFormat("not all its ranks listened within %g s: %s", timeout_s, next->Laggard());
   }
   if (flaw.empty()) return false;
-  if (next->failure() != nullptr || late) {
+  // A lost node is no candidate any more; a rank that failed may fail again.
+  const bool by_rank = next->failure() != nullptr && next->failure()->cause != "node_lost";
+  if (by_rank || late) {
     change_not_before_[job.id] = now.steady_ms + kRetryMs;
     const std::string node = next->failure() == nullptr ? "" : next->failure()->node;
     const Gang* present = FindGang(job.id);

@@ -207,6 +207,7 @@ void CoordinatorCore::StartDrain(const NodeName& node, v1::NodeAdmin admin,
   *change.mutable_admin() = std::move(admin);
   change.set_request_id(request_id);
   ChangeNode(node, kDrained, message, std::move(change), now, actor);
+  TouchJobsOn(node);
 }
 
 absl::StatusOr<v1::UndrainNodeResponse> CoordinatorCore::Undrain(
@@ -228,8 +229,7 @@ absl::StatusOr<v1::UndrainNodeResponse> CoordinatorCore::Undrain(
   change.set_request_id(request.request_id());
   ChangeNode(node, kUndrained, absl::StrCat("takes ranks again, asked by ", actor),
              std::move(change), now, actor);
-  const auto here = jobs_on_.find(node);
-  if (here != jobs_on_.end()) touched_.insert(here->second.begin(), here->second.end());
+  TouchJobsOn(node);
   response.set_note(HasRanks(node) ? "ranks that have not left it stay"
                                    : "it has no ranks and may be given some");
   const NodeEntry* entry = nodes_.Find(node);
@@ -273,6 +273,13 @@ void CoordinatorCore::CordonNode(const NodeName& node, const std::string& reason
              absl::StrCat("gets no new ranks, asked by ", actor,
                           reason.empty() ? "" : absl::StrCat(": ", reason)),
              std::move(change), now, actor);
+  TouchJobsOn(node);
+}
+
+// A next plan may have to be chosen anew.
+void CoordinatorCore::TouchJobsOn(const NodeName& node) {
+  const auto here = jobs_on_.find(node);
+  if (here != jobs_on_.end()) touched_.insert(here->second.begin(), here->second.end());
 }
 
 absl::StatusOr<v1::PreflightNodeResponse> CoordinatorCore::Preflight(

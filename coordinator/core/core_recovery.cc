@@ -88,8 +88,9 @@ std::optional<GangFailure> CoordinatorCore::JudgeFailure(const DurableJob& job, 
   }
   if (gang.complaint() == nullptr) return std::nullopt;
   SuspectBlamed(gang, now);
-  if (gang.failure() != nullptr) return *gang.failure();
+  if (gang.failure() != nullptr && !gang.failure_blames_peer()) return *gang.failure();
   if (now.steady_ms - gang.complaint()->since_ms < kCulpritWaitMs) return std::nullopt;
+  if (gang.failure() != nullptr) return *gang.failure();
   return BlameLink(job, gang, now);
 }
 

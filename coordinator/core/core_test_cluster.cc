@@ -94,35 +94,70 @@ v1::NodeReport TestNode::Report() const {
 bool TestNode::Obey() {
   bool changed = false;
   std::set<RankKey> wanted;
+  const auto set_state = [&](v1::RankStatus* status, v1::RankState state) {
+    changed = changed || status->state() != state;
+    status->set_state(state);
+  };
   for (const v1::DesiredJob& job : desired.jobs()) {
+    const v1::Plan& plan = job.plan();
     for (const int32_t rank : job.ranks()) {
-      const RankKey key(job.plan().job(), job.plan().epoch(), rank);
+      const RankKey key(plan.job(), plan.epoch(), rank);
       wanted.insert(key);
-      auto [place, is_new] = ranks.try_emplace(key);
-      v1::RankStatus& status = place->second;
-      if (is_new) {
-        status.set_job(job.plan().job());
-        status.set_epoch(job.plan().epoch());
-        status.set_rank(rank);
-        status.set_pid(1000 * incarnation + rank);
-        status.set_endpoint(absl::StrCat(name, ":", 7000 + rank));
-        status.set_state(v1::RANK_STATE_LISTENING);
-        changed = true;
+      const auto known = ranks.find(key);
+      if (known == ranks.end()) {
+        if (!job.hold()) Start(plan, rank);
+        changed = changed || !job.hold();
+        continue;
+      }
+      v1::RankStatus& status = known->second;
+      const bool runs = status.state() == v1::RANK_STATE_LISTENING ||
+                        status.state() == v1::RANK_STATE_LOADING ||
+                        status.state() == v1::RANK_STATE_TRAINING;
+      if (job.hold() && runs) {
+        set_state(&status, v1::RANK_STATE_HELD);
+      } else if (job.park() && status.state() == v1::RANK_STATE_TRAINING) {
+        set_state(&status, v1::RANK_STATE_PARKED);
       } else if (status.state() == v1::RANK_STATE_LISTENING && job.peers_size() > 0) {
-        status.set_state(v1::RANK_STATE_TRAINING);
-        changed = true;
+        set_state(&status, plan.epoch() == 1 ? v1::RANK_STATE_TRAINING : v1::RANK_STATE_LOADING);
+      }
+    }
+    // Ranks leave an epoch once those that stay know all peers of the later one; at once where none
+    // of their processes stays.
+    if (job.hold() || (job.peers_size() == 0 && SharesDevices(plan))) continue;
+    for (auto& [key, status] : ranks) {
+      if (std::get<0>(key) == plan.job() && std::get<1>(key) < plan.epoch() &&
+          status.state() == v1::RANK_STATE_TRAINING) {
+        set_state(&status, v1::RANK_STATE_MOVED);
       }
     }
   }
   for (auto it = ranks.begin(); it != ranks.end();) {
-    if (wanted.contains(it->first)) {
-      ++it;
-    } else {
-      it = ranks.erase(it);
-      changed = true;
-    }
+    changed = changed || !wanted.contains(it->first);
+    it = wanted.contains(it->first) ? std::next(it) : ranks.erase(it);
   }
   return changed;
+}
+
+bool TestNode::SharesDevices(const v1::Plan& later) const {
+  std::set<std::pair<std::string, int32_t>> places;
+  for (const v1::RankAssignment& rank : later.ranks()) places.emplace(rank.node(), rank.device());
+  for (const v1::DesiredJob& job : desired.jobs()) {
+    if (job.plan().job() != later.job() || job.plan().epoch() >= later.epoch()) continue;
+    for (const v1::RankAssignment& rank : job.plan().ranks()) {
+      if (places.contains({rank.node(), rank.device()})) return true;
+    }
+  }
+  return false;
+}
+
+void TestNode::Start(const v1::Plan& plan, int32_t rank) {
+  v1::RankStatus& status = ranks[RankKey(plan.job(), plan.epoch(), rank)];
+  status.set_job(plan.job());
+  status.set_epoch(plan.epoch());
+  status.set_rank(rank);
+  status.set_pid(1000 * incarnation + rank);
+  status.set_endpoint(absl::StrCat(name, ":", 7000 + rank));
+  status.set_state(v1::RANK_STATE_LISTENING);
 }
 
 // --- TestCluster ---
@@ -142,23 +177,56 @@ TestNode& TestCluster::AddNode(const std::string& name, int devices, bool spare)
   return node;
 }
 
-v1::SubmitJobRequest TestCluster::JobOf(int ranks, const std::string& name, int64_t steps) {
+v1::SubmitJobRequest TestCluster::JobOf(int ranks, const std::string& name, int64_t steps,
+                                        int replicas) {
   v1::SubmitJobRequest request;
   request.mutable_job()->mutable_metadata()->set_name(name);
   request.mutable_job()->mutable_metadata()->set_user("ada");
   v1::JobSpec& spec = *request.mutable_job()->mutable_spec();
   spec.mutable_model()->set_preset("tiny");
   spec.mutable_data()->set_token_file("/data/tokens");
-  spec.mutable_parallelism()->set_expert(ranks);
+  spec.mutable_parallelism()->set_expert(ranks / replicas);
+  spec.mutable_parallelism()->set_replicas(replicas);
   spec.mutable_training()->set_steps(steps);
   return request;
 }
 
-std::string TestCluster::Submit(int ranks, const std::string& name, int64_t steps) {
-  const auto response = core->Submit(JobOf(ranks, name, steps), {}, now);
+std::string TestCluster::Submit(int ranks, const std::string& name, int64_t steps, int replicas) {
+  const auto response = core->Submit(JobOf(ranks, name, steps, replicas), {}, now);
   FATHOM_CHECK(response.ok()) << response.status().ToString();
   FATHOM_CHECK(Commit());
   return response->id();
+}
+
+v1::DrainNodeResponse TestCluster::Drain(const std::string& node, const std::string& replacement,
+                                         double deadline_s) {
+  v1::DrainNodeRequest request;
+  request.set_node(node);
+  request.set_reason("new fan");
+  request.set_actor("ada");
+  request.set_replacement(replacement);
+  request.set_deadline_s(deadline_s);
+  const auto response = core->Drain(request, now);
+  FATHOM_CHECK(response.ok()) << response.status().ToString();
+  FATHOM_CHECK(Commit());
+  return *response;
+}
+
+std::vector<std::string> TestCluster::Events(const std::string& kind) const {
+  std::vector<std::string> messages;
+  for (const v1::Event& event : core->state().events()) {
+    if (event.kind() == kind) messages.push_back(event.message());
+  }
+  return messages;
+}
+
+std::string TestCluster::Placement(const std::string& job) const {
+  std::string text;
+  const v1::JobStatus status = Job(job);
+  for (const v1::RankAssignment& rank : status.plan().ranks()) {
+    absl::StrAppend(&text, text.empty() ? "" : " ", rank.node(), rank.device());
+  }
+  return text;
 }
 
 bool TestCluster::Commit() {
@@ -188,17 +256,41 @@ void TestCluster::ReportAll() {
 }
 
 void TestCluster::Settle() {
-  for (int round = 0; round < 20; ++round) {
+  for (int round = 0; round < 40; ++round) {
     bool changed = false;
     for (auto& [name, node] : nodes) {
       if (!node.up) continue;
+      const uint64_t version = node.desired.version();
       node.desired = core->DesiredFor(NodeName(name));
+      changed = node.desired.version() != version || changed;
       changed = node.Obey() || changed;
-      Report(node);
     }
-    if (!changed) return;
+    changed = Connect() || changed;
+    const size_t records = log.size();
+    ReportAll();
+    if (!changed && log.size() == records) return;
   }
   FATHOM_CHECK(false) << "the cluster does not settle";
+}
+
+bool TestCluster::Connect() {
+  std::map<std::pair<std::string, uint64_t>, std::vector<v1::RankStatus*>> loading;
+  for (auto& [name, node] : nodes) {
+    if (!node.up) continue;
+    for (auto& [key, status] : node.ranks) {
+      if (status.state() != v1::RANK_STATE_LOADING) continue;
+      loading[{status.job(), status.epoch()}].push_back(&status);
+    }
+  }
+  bool changed = false;
+  for (const auto& [key, ranks] : loading) {
+    const auto job = core->state().Find(JobId(key.first));
+    const v1::Plan* plan = job == nullptr ? nullptr : job->PlanOf(key.second);
+    if (plan == nullptr || static_cast<int>(ranks.size()) < plan->ranks_size()) continue;
+    for (v1::RankStatus* rank : ranks) rank->set_state(v1::RANK_STATE_TRAINING);
+    changed = true;
+  }
+  return changed;
 }
 
 void TestCluster::Advance(int64_t ms, bool tick) {

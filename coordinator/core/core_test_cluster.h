@@ -28,8 +28,15 @@ struct TestNode {
   std::map<RankKey, v1::RankStatus> ranks;
 
   v1::NodeReport Report() const;
-  // Does what is desired: stops, starts, connects. Returns true if anything changed.
+  // Does what is desired: stops, starts, holds, parks, moves to a later epoch. Returns true if
+  // anything changed. Ranks of a later epoch than the first stay LOADING until
+  // TestCluster::Connect.
   bool Obey();
+
+ private:
+  void Start(const v1::Plan& plan, int32_t rank);
+  // With the plan of an earlier epoch of its job that is desired too.
+  bool SharesDevices(const v1::Plan& later) const;
 };
 
 class TestCluster {
@@ -37,16 +44,23 @@ class TestCluster {
   TestCluster();
 
   TestNode& AddNode(const std::string& name, int devices, bool spare = false);
-  // Ranks = expert * 1 of a job that trains `steps` steps.
-  static v1::SubmitJobRequest JobOf(int ranks, const std::string& name = "", int64_t steps = 100);
+  // Ranks = expert * replicas of a job that trains `steps` steps of 12 micro-batches per lane.
+  static v1::SubmitJobRequest JobOf(int ranks, const std::string& name = "", int64_t steps = 100,
+                                    int replicas = 1);
   // Submit, commit, and the id; CHECKs that it is accepted.
-  std::string Submit(int ranks, const std::string& name = "", int64_t steps = 100);
+  std::string Submit(int ranks, const std::string& name = "", int64_t steps = 100,
+                     int replicas = 1);
+  // The same for a drain.
+  v1::DrainNodeResponse Drain(const std::string& node, const std::string& replacement = "",
+                              double deadline_s = 0);
 
   // Appends records to the log (unless it refuses), then delivers desired states to nodes that are
   // up. False: the log refused, and the core rolled back.
   bool Commit();
   // Every node that is up obeys and reports, until nothing changes.
   void Settle();
+  // Ranks of epochs that are LOADING as a whole go on to TRAINING.
+  bool Connect();
   void ReportAll();
   void Report(TestNode& node);
   void Advance(int64_t ms, bool tick = true);
@@ -59,6 +73,9 @@ class TestCluster {
 
   v1::JobStatus Job(const std::string& job) const;
   std::string State(const std::string& job) const;  // "RUNNING"
+  // "a0 a1 b0": node and device of each rank.
+  std::string Placement(const std::string& job) const;
+  std::vector<std::string> Events(const std::string& kind) const;  // their messages
 
   // A new core from the log alone; the nodes go on as they are, and know nothing of it yet.
   void RestartCoordinator();

@@ -169,9 +169,9 @@ bool Gang::Update(const v1::RankStatus& status, int64_t incarnation, int64_t ste
   } else if (replaced) {
     Fail(status.rank(), "its process was replaced within an epoch");
     changed = true;
-  } else if (status.state() == v1::RANK_STATE_HELD && complaint_.rank < 0) {
-    complaint_ = {status.rank(), rank.message(), steady_ms};
   }
+  const bool complains = status.state() == v1::RANK_STATE_HELD || failure_blames_peer_;
+  if (complains && complaint_.rank < 0) complaint_ = {status.rank(), rank.message(), steady_ms};
   return changed;
 }
 

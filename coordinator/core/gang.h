@@ -59,8 +59,9 @@ class Gang {
   int CountOf(v1::RankState state) const;
   int Size() const { return static_cast<int>(ranks_.size()); }
   // Null while there is none. The first that was seen, unless a later one explains more. Ranks that
-  // merely hold are no failure but a complaint.
+  // merely hold are no failure but a complaint; so is, besides, a failure for want of a peer.
   const GangFailure* failure() const { return failure_.message.empty() ? nullptr : &failure_; }
+  bool failure_blames_peer() const { return failure_blames_peer_; }
   const Complaint* complaint() const { return complaint_.rank < 0 ? nullptr : &complaint_; }
   // Nodes that ranks holding this epoch blame, and on how many nodes those ranks are.
   std::map<std::string, std::set<std::string>> Blamed() const;

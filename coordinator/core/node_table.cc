@@ -67,6 +67,7 @@ absl::Status NodeTable::Report(const v1::NodeReport& report, Moment now, NodeNew
     FATHOM_RETURN_IF_ERROR(MakeRoom());
     found = nodes_.try_emplace(name).first;
   }
+  if (last_check_steady_ms_ < 0) last_check_steady_ms_ = now.steady_ms;
   NodeEntry& entry = found->second;
   if (report.incarnation() < entry.report.incarnation() && !FATHOM_PLANT(kStaleIncarnation)) {
     return absl::FailedPreconditionError(absl::StrCat(
