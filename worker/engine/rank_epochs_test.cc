@@ -387,6 +387,14 @@ TEST(RankEpochs, DiagnosedWhileAPeerHangs_ShowsWhatItWaitsInAndTheStack) {
   EXPECT_TRUE(absl::StrContains(diagnosis.stack(), "TrainLoop::RunStep")) << diagnosis.stack();
 }
 
+TEST(RankEpochs, DiagnosedAllTheTime_TrainsTheSameWeights) {
+  RankProcess a("a"), b("b");
+  Launch(PlanOn({0, 1}, 1), {&a, &b}, FreshDirectory("watched"), false);
+  while (a.Diagnose().token() != 0 && b.Diagnose().token() != 0) {
+  }
+  EXPECT_EQ(a.AwaitFinished().finished().weights_sha256(), UndisturbedHash());
+}
+
 // The last the ranks do together: whoever has the published checkpoint is done, whatever happens to
 // the others; and whoever has not gets there from the checkpoint.
 TEST(RankEpochs, PeerDiesOnceTheLastCheckpointIsPublished_RankZeroFinishesAllTheSame) {

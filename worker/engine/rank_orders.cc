@@ -36,9 +36,7 @@ RankOrders::RankOrders(RankChannel* channel, RankEvents* events, RankProgress* p
       events_(events),
       progress_(progress),
       training_thread_(pthread_self()),
-      training_thread_id_(gettid()) {
-  InstallStackHandler();
-}
+      training_thread_id_(gettid()) {}
 
 RankOrders::~RankOrders() {
   channel_->Shutdown();

@@ -27,6 +27,7 @@
 #include "worker/agent/rank_channel.h"
 #include "worker/engine/rank_events.h"
 #include "worker/engine/rank_progress.h"
+#include "worker/engine/thread_stack.h"
 #include "worker/engine/train_loop.h"
 #include "worker/transport/rendezvous.h"
 
@@ -90,6 +91,7 @@ class RankOrders {
   RankProgress* const progress_;
   const pthread_t training_thread_;
   const pid_t training_thread_id_;
+  const AnswersForStack answers_;
   std::thread thread_;
 
   std::mutex mutex_;

@@ -21,6 +21,8 @@ namespace {
 constexpr int kFramesMax = 64;
 // The handler and the kernel's return from it.
 constexpr int kFramesOfHandler = 2;
+// The kernel saves all vector registers there, which takes up to 11 KiB with AMX.
+constexpr size_t kSignalStackBytes = size_t{128} << 10;
 
 // One question at a time. An answer that comes after its question was given up finds another
 // ticket here and leaves everything alone.
@@ -65,7 +67,11 @@ std::string NameOf(void* address) {
 
 }  // namespace
 
-void InstallStackHandler() {
+AnswersForStack::AnswersForStack() : signal_stack_(kSignalStackBytes) {
+  stack_t stack = {};
+  stack.ss_sp = signal_stack_.data();
+  stack.ss_size = signal_stack_.size();
+  FATHOM_CHECK(sigaltstack(&stack, &before_) == 0) << "sigaltstack: " << errno;
   sigset_t own_signal;
   sigemptyset(&own_signal);
   sigaddset(&own_signal, SIGUSR1);
@@ -78,15 +84,19 @@ void InstallStackHandler() {
   FATHOM_CHECK(question.answered >= 0) << "eventfd: " << errno;
   struct sigaction action = {};
   action.sa_sigaction = Answer;
-  action.sa_flags = SA_SIGINFO | SA_RESTART;
+  action.sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK;
   sigemptyset(&action.sa_mask);
   FATHOM_CHECK(sigaction(SIGUSR1, &action, nullptr) == 0) << "sigaction: " << errno;
+}
+
+AnswersForStack::~AnswersForStack() {
+  FATHOM_CHECK(sigaltstack(&before_, nullptr) == 0) << "sigaltstack: " << errno;
 }
 
 absl::StatusOr<std::string> StackOfThread(pthread_t thread, absl::Duration patience) {
   static int last_ticket = 0;  // guarded by `asking`
   const std::lock_guard lock(asking);
-  FATHOM_CHECK(question.answered >= 0) << "InstallStackHandler comes first";
+  FATHOM_CHECK(question.answered >= 0) << "no thread answers";
   // The answer to a question that was given up while it was being answered is of no use.
   Answered(0);
 

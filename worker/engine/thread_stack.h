@@ -6,20 +6,37 @@
 #define FATHOM_WORKER_ENGINE_THREAD_STACK_H_
 
 #include <pthread.h>
+#include <signal.h>
 #include <sys/types.h>
 
+#include <cstddef>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 
 namespace fathom::engine {
 
-// Takes SIGUSR1 for itself, for the whole process, and lets the calling thread be interrupted by
-// it. To be called before the first question.
-void InstallStackHandler();
+// While it lives, the thread that made it can be asked, and ends it. Takes SIGUSR1 for the whole
+// process.
+//
+// The signal is handled on a stack of its own: kernels made at run time may keep data below the
+// stack pointer, or use it for something else altogether, and then whatever the signal wrote there
+// would be lost or, worse, found.
+class AnswersForStack {
+ public:
+  AnswersForStack();
+  ~AnswersForStack();
+  AnswersForStack(const AnswersForStack&) = delete;
+  AnswersForStack& operator=(const AnswersForStack&) = delete;
 
-// The thread's stack, a function per line, innermost first. The thread must not have been joined.
+ private:
+  std::vector<std::byte> signal_stack_;
+  stack_t before_ = {};
+};
+
+// The thread's stack, a function per line, innermost first. The thread has an AnswersForStack.
 // DEADLINE_EXCEEDED: it did not answer for so long. NOT_FOUND: there is no such thread any more.
 absl::StatusOr<std::string> StackOfThread(pthread_t thread, absl::Duration patience);
 

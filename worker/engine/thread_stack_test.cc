@@ -29,6 +29,23 @@ std::atomic<pid_t> thread_id{0};
   waiting = false;
 }
 
+std::atomic<bool> spinning{false};
+std::atomic<bool> enough{false};
+
+// Spins, calling nothing, above bytes that no stack of its own needs; whether they stayed the same.
+[[gnu::noinline]] bool SpinAboveUntouchedBytes() {
+  constexpr int kNear = 2048;
+  constexpr int kFar = 16384;
+  volatile auto* const frame = static_cast<volatile unsigned char*>(__builtin_frame_address(0));
+  for (int i = kNear; i < kFar; ++i) frame[-i] = static_cast<unsigned char>(i);
+  spinning.store(true);
+  while (!enough.load(std::memory_order_relaxed)) {
+  }
+  bool same = true;
+  for (int i = kNear; i < kFar; ++i) same = same && frame[-i] == static_cast<unsigned char>(i);
+  return same;
+}
+
 namespace {
 
 class WaitingThread {
@@ -36,6 +53,7 @@ class WaitingThread {
   explicit WaitingThread(bool deaf) {
     released = false;
     thread_ = std::thread([deaf] {
+      const AnswersForStack answers;
       sigset_t own_signal;
       sigemptyset(&own_signal);
       sigaddset(&own_signal, SIGUSR1);
@@ -60,7 +78,6 @@ class WaitingThread {
 };
 
 TEST(ThreadStack, ThreadThatWaits_IsShownWhereItWaitsAndGoesOnWaiting) {
-  InstallStackHandler();
   WaitingThread thread(/*deaf=*/false);
   for (int i = 0; i < 100; ++i) {
     const absl::StatusOr<std::string> stack = StackOfThread(thread.handle(), absl::Seconds(60));
@@ -72,7 +89,6 @@ TEST(ThreadStack, ThreadThatWaits_IsShownWhereItWaitsAndGoesOnWaiting) {
 }
 
 TEST(ThreadStack, ThreadThatDoesNotAnswer_IsGivenUpAndDisturbsNoLaterQuestion) {
-  InstallStackHandler();
   {
     WaitingThread deaf(/*deaf=*/true);
     EXPECT_EQ(StackOfThread(deaf.handle(), absl::Milliseconds(10)).status().code(),
@@ -82,6 +98,22 @@ TEST(ThreadStack, ThreadThatDoesNotAnswer_IsGivenUpAndDisturbsNoLaterQuestion) {
   const absl::StatusOr<std::string> stack = StackOfThread(thread.handle(), absl::Seconds(60));
   ASSERT_TRUE(stack.ok()) << stack.status();
   EXPECT_TRUE(absl::StrContains(*stack, "WaitHereToBeReleased")) << *stack;
+}
+
+TEST(ThreadStack, WhatLiesBelowTheStackPointer_StaysAsItIs) {
+  bool same = false;
+  std::thread thread([&same] {
+    const AnswersForStack answers;
+    same = SpinAboveUntouchedBytes();
+  });
+  while (!spinning) {
+  }
+  for (int i = 0; i < 100; ++i) {
+    EXPECT_TRUE(StackOfThread(thread.native_handle(), absl::Seconds(60)).ok());
+  }
+  enough = true;
+  thread.join();
+  EXPECT_TRUE(same);
 }
 
 TEST(ThreadStack, KernelState_TellsARunningThreadFromAWaitingAndAnEndedOne) {
