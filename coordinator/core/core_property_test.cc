@@ -193,7 +193,7 @@ class History {
           break;
         case 0:
           rank.set_state(v1::RANK_STATE_FAILED);
-          rank.set_message(Chance(8) ? "DATA_LOSS: bad input" : "UNAVAILABLE: a peer is gone");
+          rank.set_message(Chance(3) ? "DATA_LOSS: bad input" : "UNAVAILABLE: a peer is gone");
           break;
         case 1:
         case 2:

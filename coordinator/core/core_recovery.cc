@@ -14,7 +14,6 @@ namespace {
 
 constexpr char kStateChanged[] = "JobStateChanged";
 constexpr int64_t kDefaultMaxStalledRestarts = 3;
-// Ranks that merely lost a peer often speak before the one that failed, or before its daemon.
 constexpr int64_t kCulpritWaitMs = 300;
 constexpr int kLinkFaultsMax = 2;  // of one pair of nodes within kFlapWindowMs
 constexpr size_t kLinkFaultsRemembered = 1000;
@@ -81,7 +80,9 @@ Stamps StampsOf(const Gang& gang) {
 
 std::optional<GangFailure> CoordinatorCore::JudgeFailure(const DurableJob& job, const Gang& gang,
                                                          Moment now) {
-  if (gang.failure() != nullptr) return JudgeCorruption(job, *gang.failure(), now);
+  if (gang.failure() != nullptr && !gang.failure_blames_peer()) {
+    return JudgeCorruption(job, *gang.failure(), now);
+  }
   if (job.next_plan == nullptr && gang.CountOf(v1::RANK_STATE_MOVED) > 0) {
     return GangFailure{"ranks had gone on to an epoch that could not be kept", false, "rank_failed",
                        ""};
@@ -89,6 +90,7 @@ std::optional<GangFailure> CoordinatorCore::JudgeFailure(const DurableJob& job, 
   if (gang.complaint() == nullptr) return std::nullopt;
   SuspectBlamed(gang, now);
   if (gang.failure() != nullptr && !gang.failure_blames_peer()) return *gang.failure();
+  // Ranks that lost a peer often speak before the one that is to blame, or before its daemon.
   if (now.steady_ms - gang.complaint()->since_ms < kCulpritWaitMs) return std::nullopt;
   if (gang.failure() != nullptr) return *gang.failure();
   return BlameLink(job, gang, now);
