@@ -66,8 +66,12 @@ class CoordinatorKilledInTransactionTest(unittest.TestCase):
             ["strace", "-f", "-qq", "-e", "trace=fdatasync,fsync,pwrite64",
              "-e", f"inject=fdatasync,fsync,pwrite64:signal=SIGKILL:when={count}", "-p", str(pid),
              "-o", os.path.join(cluster.folder, "strace.log")], stdin=subprocess.DEVNULL)
-        wait_until(lambda: re.search(r"TracerPid:\t[1-9]", open(f"/proc/{pid}/status").read()), 20,
-                   "the tracer is attached")
+
+        def attached():
+            with open(f"/proc/{pid}/status", encoding="ascii") as stream:
+                return re.search(r"TracerPid:\t[1-9]", stream.read())
+
+        wait_until(attached, 20, "the tracer is attached")
         return pid, tracer
 
     def test_acknowledged_jobs_survive(self):

@@ -44,8 +44,7 @@ class DrainTest(unittest.TestCase):
             self.assertEqual(moved["weights_sha256"], quiet["weights_sha256"])
             self.check_planned(cluster, "moved", "drain", victim)
             cluster.ctl("undrain", victim)
-            self.assertNotIn("fan is loud", cluster.ctl("describe", "node", victim).stdout
-                             .split("Events")[0].split("EVENTS")[0])
+            self.assertEqual(cluster.node(victim)["schedulability"], "READY")
 
     def test_named_replacement_takes_the_ranks(self):
         with Cluster(nodes=3, ranks_per_node=2) as cluster:
@@ -95,8 +94,7 @@ class DrainTest(unittest.TestCase):
             cluster.ctl("drain", "nowhere", "--reason", "x", expect=NOT_FOUND)
             cluster.ctl("drain", "node-0", expect=USAGE)
             cluster.ctl("undrain", "node-0", expect=REFUSED)
-            cluster.ctl("replace", "node-0", "--with", "nowhere", "--reason", "x",
-                        expect=NOT_FOUND)
+            cluster.ctl("replace", "node-0", "--with", "nowhere", "--reason", "x", expect=REFUSED)
             cluster.ctl("cordon", "node-0", "--reason", "look first")
             self.assertIn("look first", cluster.ctl("describe", "node", "node-0").stdout)
             cluster.ctl("uncordon", "node-0")

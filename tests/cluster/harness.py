@@ -284,5 +284,11 @@ class Cluster:
         return pid
 
     def rank_pids(self):
-        """Process ids of rank processes, by what runs rather than by what is reported."""
-        return [pid for pid, command in self.marked().items() if "fathom-rank" in command]
+        """Process ids of rank processes that have a job, by what runs rather than by what is
+        reported: an idle one of a spare still writes to its device's own log."""
+        found = []
+        for pid, command in self.marked().items():
+            with contextlib.suppress(OSError):
+                if "fathom-rank" in command and "/idle-" not in os.readlink(f"/proc/{pid}/fd/2"):
+                    found.append(pid)
+        return found

@@ -33,6 +33,8 @@ absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> Credentials(const v1::
   return grpc::SslCredentials(options);
 }
 
+constexpr int kConnectTimeoutMs = 5000;
+
 grpc::ChannelArguments Arguments(const SynchronizeOptions& options) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(limits::kMaxGrpcMessageBytes);
@@ -43,7 +45,8 @@ grpc::ChannelArguments Arguments(const SynchronizeOptions& options) {
   // The waits between tries are chosen here, so the library's own shall not add to them.
   const int wait_ms = static_cast<int>(absl::ToInt64Milliseconds(options.shortest_wait));
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, wait_ms);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, wait_ms);
+  // By this name the library means the time that one try may take, TLS handshake included.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectTimeoutMs);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, wait_ms);
   return arguments;
 }
