@@ -363,6 +363,67 @@ TEST_F(CoordinatorServiceTest, BadRequests_GetTheirOwnCodes) {
   EXPECT_EQ(Submit(request, &response).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
 }
 
+TEST_F(CoordinatorServiceTest, OperatorsDecisions_AreAnsweredAndSurviveADeath) {
+  Start();
+  const auto call = [this](auto method, const auto& request, auto* response) {
+    grpc::ClientContext context;
+    SetDeadline(&context);
+    return (stub_.get()->*method)(&context, request, response).error_code();
+  };
+  using Stub = v1::OperatorService::Stub;
+  v1::DrainNodeRequest drain;
+  v1::DrainNodeResponse drained;
+  drain.set_node("a");
+  EXPECT_EQ(call(&Stub::DrainNode, drain, &drained), grpc::StatusCode::NOT_FOUND);
+  FakeNode node(channel_, "a", 2);
+  ASSERT_TRUE(node.Report());
+  ASSERT_TRUE(node.AwaitDesired());
+  drain.set_reason("fan is loud");
+  drain.set_actor("ada");
+  EXPECT_EQ(call(&Stub::DrainNode, drain, &drained), grpc::StatusCode::OK);
+  EXPECT_EQ(drained.jobs_size(), 0);
+  MustSubmit(2, "held");
+  v1::ExplainJobRequest explain;
+  explain.set_name("held");
+  v1::ExplainJobResponse explained;
+  EXPECT_EQ(call(&Stub::ExplainJob, explain, &explained), grpc::StatusCode::OK);
+  ASSERT_EQ(explained.queue_size(), 1);
+  EXPECT_EQ(explained.queue(0).devices(), 2);
+  v1::SuspendJobRequest suspend;
+  suspend.set_name("held");
+  v1::SuspendJobResponse suspended;
+  EXPECT_EQ(call(&Stub::SuspendJob, suspend, &suspended), grpc::StatusCode::OK);
+  EXPECT_EQ(suspended.state(), v1::JOB_STATE_SUSPENDED);
+  Kill();
+  Start();
+  EXPECT_EQ(Job("held").state(), v1::JOB_STATE_SUSPENDED);
+  FakeNode again(channel_, "a", 2, 2);
+  ASSERT_TRUE(again.Report());
+  ASSERT_TRUE(again.AwaitDesired());
+  ASSERT_EQ(Nodes().nodes_size(), 1);
+  EXPECT_TRUE(Nodes().nodes(0).admin().draining());
+  EXPECT_EQ(Nodes().nodes(0).admin().actor(), "ada");
+  v1::UndrainNodeRequest undrain;
+  undrain.set_node("a");
+  v1::UndrainNodeResponse undrained;
+  EXPECT_EQ(call(&Stub::UndrainNode, undrain, &undrained), grpc::StatusCode::OK);
+  v1::PreflightNodeRequest preflight;
+  preflight.set_node("a");
+  v1::PreflightNodeResponse asked;
+  EXPECT_EQ(call(&Stub::PreflightNode, preflight, &asked), grpc::StatusCode::OK);
+  EXPECT_THAT(asked.id(), Not(testing::IsEmpty()));
+  v1::CordonNodeRequest cordon;
+  cordon.set_node("a");
+  v1::CordonNodeResponse cordoned;
+  EXPECT_EQ(call(&Stub::CordonNode, cordon, &cordoned), grpc::StatusCode::OK);
+  EXPECT_TRUE(Nodes().nodes(0).admin().cordoned());
+  v1::ResumeJobRequest resume;
+  resume.set_name("held");
+  v1::ResumeJobResponse resumed;
+  EXPECT_EQ(call(&Stub::ResumeJob, resume, &resumed), grpc::StatusCode::OK);
+  EXPECT_EQ(resumed.state(), v1::JOB_STATE_PENDING);
+}
+
 TEST_F(CoordinatorServiceTest, CancelledJob_LeavesItsNodesDesiredState) {
   Start();
   const std::string job = MustSubmit(1);

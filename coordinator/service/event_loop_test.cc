@@ -120,6 +120,27 @@ TEST_F(EventLoopTest, WaitingTogether_CommittedTogether) {
   EXPECT_THAT(registry_.Text(), HasSubstr("fathom_log_records_total 10\n"));
 }
 
+TEST_F(EventLoopTest, EventInNoHurry_IsHandledBeforeALaterOneInAHurry) {
+  loop_->Start();
+  std::vector<int> order;  // only on the loop's thread, until the promise
+  std::promise<void> done;
+  ASSERT_TRUE(loop_->PostUnhurried(
+      "report", nullptr,
+      [&order](const absl::Status&, const CoordinatorCore&) { order.push_back(1); }));
+  ASSERT_TRUE(loop_->Post("query", nullptr, [&](const absl::Status&, const CoordinatorCore&) {
+    order.push_back(2);
+    done.set_value();
+  }));
+  done.get_future().wait();
+  EXPECT_EQ(order, (std::vector<int>{1, 2}));
+  // Alone it is handled as well.
+  std::promise<void> alone;
+  ASSERT_TRUE(loop_->PostUnhurried(
+      "report", nullptr,
+      [&alone](const absl::Status&, const CoordinatorCore&) { alone.set_value(); }));
+  EXPECT_EQ(alone.get_future().wait_for(std::chrono::seconds(30)), std::future_status::ready);
+}
+
 TEST_F(EventLoopTest, LogRefuses_WholeBatchIsRefusedAndSaidOnce) {
   loop_->Start();
   log_.FailWith(absl::ResourceExhaustedError("disk full"));
