@@ -3,8 +3,8 @@
 //   bazel run //worker/engine:train_bench -- TOKEN_FILE fp8 2 2 2 100
 //
 // (token file, precision, pipeline, expert, replicas, steps, learning rate, micro-batches, model
-// preset; by default the `tiny` model and M = 2P. The last line but one: what of the time went into
-// snapshots.)
+// preset, steps between snapshots; by default the `tiny` model and M = 2P. The last line but one:
+// what of the time went into snapshots.)
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -34,6 +34,7 @@ int main(int argc, char** argv) {
   spec.mutable_training()->set_learning_rate(argc > 7 ? std::atof(argv[7]) : 3e-3);
   if (argc > 8 && std::atoi(argv[8]) > 0)
     spec.mutable_training()->set_micro_batches(std::atoi(argv[8]));
+  if (argc > 10) spec.mutable_recovery()->set_snapshot_every_steps(std::atoi(argv[10]));
   spec.mutable_training()->set_validation_batches(16);
   const auto resolved = fathom::plan::ResolveJob(job);
   if (!resolved.ok()) {
