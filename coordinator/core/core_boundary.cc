@@ -41,7 +41,8 @@ bool CoordinatorCore::AdvanceNextPlan(const DurableJob& job, Moment now) {
     return true;
   }
   std::string flaw = FlawOfNextPlan(job);
-  if (flaw.empty() && job.park != nullptr) flaw = "the job is to give its devices back";
+  if (flaw.empty() && job.park != nullptr && !next->AllListen())
+    flaw = "the job is to give its devices back";
   const double given_s = job.job->spec().restart().start_timeout_s();
   const double timeout_s = given_s > 0 ? given_s : kDefaultStartTimeoutS;
   const bool late = !next->AllListen() &&
@@ -78,11 +79,13 @@ std::string CoordinatorCore::FlawOfNextPlan(const DurableJob& job) const {
     const NodeEntry* entry = nodes_.Find(NodeName(name));
     if (entry != nullptr && entry->state == v1::NODE_STATE_EXPECTED) continue;
     if (entry == nullptr || !entry->IsUp()) return absl::StrCat("node ", name, " was lost");
-    if (present->ranks_on().contains(name)) continue;
+    if (present->ranks_on().contains(name) || next->AllListen()) continue;
     const std::string closed = WhyClosed(NodeName(name));
     if (!closed.empty()) return absl::StrCat("node ", name, " can't take ranks: ", closed);
   }
   if (next->failure() != nullptr) return next->failure()->message;
+  // Its ranks may know each other by now, and have left: a change of mind comes too late.
+  if (next->AllListen()) return "";
   const v1::RecoveryRecord* recovery = job.RecoveryOf(job.next_plan->epoch());
   if (recovery == nullptr || recovery->cause() == "grow") return "";
   for (const std::string& node : recovery->lost_nodes()) {
@@ -148,6 +151,8 @@ void CoordinatorCore::PrepareChange(const DurableJob& job, Moment now) {
     hopeless_change_.erase(job.id);
     return;
   }
+  const bool too_soon = now.steady_ms - gang->since_steady_ms() < options_.grow_after_ms;
+  if (draining.empty() && (too_soon || WaitsBefore(job) != nullptr)) return;
   const DeviceMap devices = DevicesFor(job.id, false);
   const std::string seen = TextOf(devices, job);
   const auto tried = hopeless_change_.find(job.id);
@@ -175,8 +180,6 @@ void CoordinatorCore::PrepareChange(const DurableJob& job, Moment now) {
     if (why.empty()) why = std::string(plan.status().message());
   }
   if (draining.empty()) {
-    if (now.steady_ms - gang->since_steady_ms() < options_.grow_after_ms) return;
-    if (AnyoneWaitsBefore(job)) return;
     input.vacate = Unusable({}, *gang);
     absl::StatusOr<v1::Plan> plan = options_.planning.reshape(input);
     const bool more = plan.ok() && plan->spec().parallelism().replicas() >
@@ -185,7 +188,11 @@ void CoordinatorCore::PrepareChange(const DurableJob& job, Moment now) {
       plan = Finished(options_.planning, job, epoch, input.free, *std::move(plan));
       if (plan.ok()) return PrepareNext(job, *std::move(plan), "grow", now);
     }
-    why = plan.ok() ? "no devices for another replica" : std::string(plan.status().message());
+    const int64_t each = RanksOf(asked) / asked.parallelism().replicas();
+    const int64_t beyond = devices.CountFree(DeviceMap::Use::kWithSpares) - gang->Size();
+    why = plan.ok() ? absl::StrCat("a replica takes ", each, " devices, ",
+                                   std::max<int64_t>(beyond, 0), " are free beside its own")
+                    : std::string(plan.status().message());
   }
   hopeless_change_[job.id] = {seen, why};
 }
@@ -205,22 +212,26 @@ std::string CoordinatorCore::DrainCause(const v1::Plan& plan,
                                         const std::set<std::string>& vacate) const {
   const std::set<std::string> nodes = NodesOf(plan);
   for (const std::string& node : vacate) {
+    const std::string& cause = state_.FindNode(NodeName(node))->admin.cause();
+    if (!cause.empty()) return cause;
+  }
+  for (const std::string& node : vacate) {
     const std::string& named = state_.FindNode(NodeName(node))->admin.replacement();
     if (!named.empty() && nodes.contains(named)) return "replace";
   }
   return "drain";
 }
 
-bool CoordinatorCore::AnyoneWaitsBefore(const DurableJob& job) const {
+std::shared_ptr<const DurableJob> CoordinatorCore::WaitsBefore(const DurableJob& job) const {
   for (const auto& [id, reason] : waiting_) {
-    const auto other = state_.Find(id);
+    auto other = state_.Find(id);
     if (other == nullptr || other->id == job.id) continue;
-    if (other->state == v1::JOB_STATE_RECOVERING) return true;
+    if (other->state == v1::JOB_STATE_RECOVERING) return other;
     if (other->job->spec().scheduling().priority() > job.job->spec().scheduling().priority()) {
-      return true;
+      return other;
     }
   }
-  return false;
+  return nullptr;
 }
 
 void CoordinatorCore::PrepareNext(const DurableJob& job, v1::Plan plan, const std::string& cause,
@@ -261,15 +272,45 @@ std::string CoordinatorCore::DrainObstacle(const NodeName& node) const {
   if (here == jobs_on_.end()) return "";
   for (const JobId& id : here->second) {
     const auto job = state_.Find(id);
-    const auto tried = hopeless_change_.find(id);
     if (job->state != v1::JOB_STATE_RUNNING) {
       return absl::StrCat("waits until ", id.value(), " runs; it is ", NameOfState(job->state));
     }
-    if (job->next_plan == nullptr && tried != hopeless_change_.end()) {
-      return absl::StrCat(id.value(), " stays: ", tried->second.reason);
-    }
+    const std::string why = WhyRanksStay(*job);
+    if (!why.empty()) return absl::StrCat(id.value(), " stays: ", why);
   }
   return "";
+}
+
+std::string CoordinatorCore::WhyRanksStay(const DurableJob& job) const {
+  if (job.next_plan != nullptr || job.park != nullptr) return "";
+  if (job.state != v1::JOB_STATE_RUNNING) {
+    return absl::StrCat("first it must run; it is ", NameOfState(job.state));
+  }
+  const auto tried = hopeless_change_.find(job.id);
+  return tried == hopeless_change_.end() ? "" : tried->second.reason;
+}
+
+std::string CoordinatorCore::WhyNotGrown(const DurableJob& job) const {
+  const Gang* gang = FindGang(job.id);
+  if (job.state != v1::JOB_STATE_RUNNING || gang == nullptr) {
+    return absl::StrCat("first it must run; it is ", NameOfState(job.state));
+  }
+  if (job.next_plan != nullptr || job.park != nullptr) return "";
+  for (const auto& [name, ranks] : gang->ranks_on()) {
+    if (!state_.FindNode(NodeName(name))->admin.draining()) continue;
+    return absl::StrCat("first its ranks must leave node ", name, ", which is drained");
+  }
+  const int64_t left_ms =
+      gang->since_steady_ms() + options_.grow_after_ms - last_decided_.steady_ms;
+  if (left_ms > 0) {
+    return absl::StrCat("its epoch has just begun; not before ",
+                        TimeInWords(static_cast<double>(left_ms) / 1000), " from now");
+  }
+  if (const auto other = WaitsBefore(job)) {
+    return absl::StrCat(other->id.value(), " waits for devices and comes first");
+  }
+  const auto tried = hopeless_change_.find(job.id);
+  return tried == hopeless_change_.end() ? "" : tried->second.reason;
 }
 
 void CoordinatorCore::AdvanceDrains(Moment now) {
@@ -298,7 +339,7 @@ void CoordinatorCore::AdvanceDrains(Moment now) {
       if (!gang->ranks_on().contains(name.value())) continue;
       const GangFailure failure{
           absl::StrCat("the time to drain node ", name.value(), " is over: ", admin.reason()),
-          false, "drain", name.value()};
+          false, admin.cause().empty() ? "drain" : admin.cause(), name.value()};
       FailEpoch(*job, *gang, failure, now);
     }
   }
