@@ -36,6 +36,7 @@ void SimNode::Boot() {
   up_ = true;
   stopped_ = false;
   ++life_;
+  if (last_incarnation_ == 0) clock_offset_us_ = furthest_clock_us_;
   const int64_t wall_us = kWallStartUs + options_.queue->now_us() + clock_offset_us_;
   last_incarnation_ = std::max(wall_us, last_incarnation_ + 1);
   AgentOptions agent;

@@ -3,6 +3,7 @@
 #ifndef FATHOM_TESTS_SIM_SIM_NODE_H_
 #define FATHOM_TESTS_SIM_SIM_NODE_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -40,9 +41,13 @@ class SimNode {
   // --- Faults ---
   void Boot();
   void Crash();
+  // Set up anew, its clock is right: one that is behind the last daemon's would be locked out.
   void LoseDisk() { last_incarnation_ = 0; }
   void SetStopped(bool stopped);  // SIGSTOP of daemon and ranks
-  void JumpClock(int64_t by_us) { clock_offset_us_ += by_us; }
+  void JumpClock(int64_t by_us) {
+    clock_offset_us_ += by_us;
+    furthest_clock_us_ = std::max(furthest_clock_us_, clock_offset_us_);
+  }
 
   bool up() const { return up_; }
   bool stopped() const { return stopped_; }
@@ -77,6 +82,7 @@ class SimNode {
   int64_t life_ = 0;
   int64_t last_incarnation_ = 0;  // on disk
   int64_t clock_offset_us_ = 0;
+  int64_t furthest_clock_us_ = 0;
   std::unique_ptr<AgentCore> agent_;
   std::map<ProcessId, int> pid_of_;
   std::map<int, ProcessId> process_of_;
