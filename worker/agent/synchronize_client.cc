@@ -3,6 +3,7 @@
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
+#include <chrono>
 #include <thread>
 #include <utility>
 
@@ -34,6 +35,10 @@ absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> Credentials(const v1::
 }
 
 constexpr int kConnectTimeoutMs = 5000;
+// Of a wait for the channel before a stream is tried on it all the same, for the error it then
+// gives; and how often the wish to stop is looked at meanwhile.
+constexpr std::chrono::milliseconds kConnectWait(2000);
+constexpr std::chrono::milliseconds kStopCheck(50);
 
 grpc::ChannelArguments Arguments(const SynchronizeOptions& options) {
   grpc::ChannelArguments arguments;
@@ -55,7 +60,8 @@ class GrpcSynchronizeClient final : public SynchronizeClient {
  public:
   GrpcSynchronizeClient(SynchronizeOptions options, std::shared_ptr<grpc::Channel> channel)
       : options_(std::move(options)),
-        stub_(v1::WorkerService::NewStub(std::move(channel))),
+        channel_(std::move(channel)),
+        stub_(v1::WorkerService::NewStub(channel_)),
         backoff_(options_.shortest_wait, options_.longest_wait, options_.seed),
         thread_([this] { Run(); }) {}
 
@@ -114,8 +120,18 @@ class GrpcSynchronizeClient final : public SynchronizeClient {
     bool had_answered;
   };
 
+  // The library's tries to connect, TLS handshakes above all, go on only while somebody waits for
+  // them; a stream that fails at once doesn't.
+  void AwaitConnection() {
+    const auto deadline = std::chrono::system_clock::now() + kConnectWait;
+    while (!Stopping() && std::chrono::system_clock::now() < deadline) {
+      if (channel_->WaitForConnected(std::chrono::system_clock::now() + kStopCheck)) return;
+    }
+  }
+
   // One stream from its opening to its end.
   StreamEnd RunStream() {
+    AwaitConnection();
     grpc::ClientContext context;
     {
       absl::MutexLock lock(&mutex_);
@@ -222,6 +238,7 @@ class GrpcSynchronizeClient final : public SynchronizeClient {
   }
 
   const SynchronizeOptions options_;
+  const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<v1::WorkerService::Stub> stub_;
 
   absl::Mutex mutex_;

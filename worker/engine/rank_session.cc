@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <memory>
@@ -214,9 +215,10 @@ absl::StatusOr<std::unique_ptr<transport::Window>> RankSession::Meet(
   options.bind_host = start.bind_host();
   options.window_bytes = layout.window_bytes[start.rank()];
   options.signal_count = layout.signal_count[start.rank()];
-  options.connect_timeout = absl::Seconds(policy.start_timeout_s());
   options.wait_timeout = absl::Seconds(policy.peer_timeout_s());
-  // Others may still have to end their step.
+  // All listen before the table goes out, so whom it takes longer to reach than to wait for is not
+  // to be reached. At a boundary others may still have to end their step.
+  options.connect_timeout = std::min(absl::Seconds(policy.start_timeout_s()), options.wait_timeout);
   if (start.at_boundary()) options.connect_timeout += options.wait_timeout;
   progress_.At("connect");
   orders_.Watch(epoch.listener.get(), nullptr);
