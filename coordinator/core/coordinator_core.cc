@@ -35,7 +35,33 @@ CoordinatorCore::CoordinatorCore(CoreOptions options)
 
 absl::Status CoordinatorCore::Replay(const v1::Record& record) {
   FATHOM_CHECK(!started_) << "replay after the first event";
-  return state_.Apply(record);
+  const bool specs = record.has_submitted() || record.job_change().has_plan() ||
+                     record.job_change().has_next_plan();
+  if (!specs) return state_.Apply(record);
+  v1::Record filled = record;
+  FillSpecs(&filled);
+  return state_.Apply(filled);
+}
+
+// An older version left fields out that this one knows. What can't be resolved any more stays as it
+// was accepted.
+void CoordinatorCore::FillSpecs(v1::Record* record) const {
+  if (record->has_submitted()) {
+    absl::StatusOr<v1::Job> job = options_.planning.resolve(record->submitted().job());
+    if (job.ok()) *record->mutable_submitted()->mutable_job() = *std::move(job);
+    return;
+  }
+  const auto known = state_.Find(JobId(record->job()));
+  if (known == nullptr) return;
+  v1::JobChange& change = *record->mutable_job_change();
+  for (v1::Plan* plan : {change.has_plan() ? change.mutable_plan() : nullptr,
+                         change.has_next_plan() ? change.mutable_next_plan() : nullptr}) {
+    if (plan == nullptr) continue;
+    v1::Job job = *known->job;
+    *job.mutable_spec() = plan->spec();
+    absl::StatusOr<v1::Job> resolved = options_.planning.resolve(job);
+    if (resolved.ok()) *plan->mutable_spec() = resolved->spec();
+  }
 }
 
 // --- Records ---

@@ -68,7 +68,8 @@ class CoordinatorCore {
  public:
   explicit CoordinatorCore(CoreOptions options);
 
-  // Before anything else. DATA_LOSS as in DurableState::Apply.
+  // Before anything else; fields of jobs that an older version left out get their defaults.
+  // DATA_LOSS as in DurableState::Apply.
   absl::Status Replay(const v1::Record& record);
 
   // Codes as in operator.proto. `resume_from`: the checkpoint that the job's resume_from names.
@@ -125,6 +126,8 @@ class CoordinatorCore {
   int WaitingCount() const { return static_cast<int>(waiting_.size()); }
 
  private:
+  void FillSpecs(v1::Record* record) const;
+
   // --- Records: each is applied at once (coordinator_core.cc) ---
   v1::Record NewRecord(const std::string& kind, const std::string& message, Moment now) const;
   void Put(v1::Record record);
@@ -188,7 +191,12 @@ class CoordinatorCore {
   void PrepareChange(const DurableJob& job, Moment now);
   std::set<std::string> Unusable(const std::set<std::string>& vacate, const Gang& gang) const;
   std::string DrainCause(const v1::Plan& plan, const std::set<std::string>& vacate) const;
-  bool AnyoneWaitsBefore(const DurableJob& job) const;
+  // Who waits for devices and comes before it as it grows back; null: nobody.
+  std::shared_ptr<const DurableJob> WaitsBefore(const DurableJob& job) const;
+  // Why its ranks have not left the nodes that drain; empty if they are about to.
+  std::string WhyRanksStay(const DurableJob& job) const;
+  // Why a job that dropped replicas has not grown back; empty if it is about to.
+  std::string WhyNotGrown(const DurableJob& job) const;
   void PrepareNext(const DurableJob& job, v1::Plan plan, const std::string& cause, Moment now);
   void AdvanceDrains(Moment now);
 
@@ -253,6 +261,9 @@ class CoordinatorCore {
 
   // --- Explanations (core_explain.cc) ---
   void ExplainSelf(const DurableJob& job, v1::ExplainJobResponse* response) const;
+  void ExplainNextPlan(const DurableJob& job, v1::ExplainJobResponse* response) const;
+  void ExplainDrains(const DurableJob& job, v1::ExplainJobResponse* response) const;
+  void ExplainShed(const DurableJob& job, v1::ExplainJobResponse* response) const;
   void ExplainQueue(const DurableJob& job, v1::ExplainJobResponse* response) const;
   void ExplainNodes(const DurableJob& job, v1::ExplainJobResponse* response) const;
   void ExplainPast(const DurableJob& job, v1::ExplainJobResponse* response) const;

@@ -239,6 +239,7 @@ void CoordinatorCore::ReplaceNode(const DurableJob& job, const NodeName& node,
   admin.set_cordoned(true);
   admin.set_draining(true);
   admin.set_reason(reason);
+  admin.set_cause("straggler");
   admin.set_actor("coordinator");
   admin.set_since_ms(now.wall_ms);
   StartDrain(node, std::move(admin), "", now);
@@ -300,6 +301,7 @@ void CoordinatorCore::GiveUpNode(const NodeName& node, const std::string& reason
   admin.set_cordoned(true);
   admin.set_draining(true);
   admin.set_reason(reason);
+  admin.set_cause("corruption");
   admin.set_actor("coordinator");
   admin.set_since_ms(now.wall_ms);
   admin.set_deadline_ms(now.wall_ms);
@@ -337,6 +339,7 @@ void CoordinatorCore::DetectBadHealth(Moment now) {
     admin.set_cordoned(true);
     admin.set_draining(true);
     admin.set_reason(absl::StrCat("health: ", what));
+    admin.set_cause("health");
     admin.set_actor("coordinator");
     admin.set_since_ms(now.wall_ms);
     StartDrain(name, std::move(admin), "", now);

@@ -48,6 +48,9 @@ absl::StatusOr<v1::ExplainJobResponse> CoordinatorCore::Explain(
   response.set_summary(absl::StrCat(job.id.value(), " is ", NameOfState(job.state), ": ",
                                     waits.empty() ? job.reason : waits));
   ExplainSelf(job, &response);
+  ExplainNextPlan(job, &response);
+  ExplainDrains(job, &response);
+  ExplainShed(job, &response);
   ExplainQueue(job, &response);
   ExplainNodes(job, &response);
   ExplainPast(job, &response);
@@ -63,6 +66,10 @@ void CoordinatorCore::ExplainSelf(const DurableJob& job, v1::ExplainJobResponse*
     say(absl::StrCat("it is to save a checkpoint and ",
                      job.park->suspend() ? "stay suspended" : "queue again", ", since ",
                      Ago(job.park->since_ms(), now_ms), ": ", job.park->reason()));
+    if (const Gang* gang = FindGang(job.id); gang != nullptr && job.HasCurrentPlan()) {
+      say(absl::StrCat(gang->CountOf(v1::RANK_STATE_PARKED), " of its ", gang->Size(),
+                       " ranks have saved their state and ended"));
+    }
   }
   if (job.state == v1::JOB_STATE_SUSPENDED) say("it starts again after `fathomctl resume`");
   const Gang* gang = FindGang(job.id);
@@ -75,17 +82,71 @@ void CoordinatorCore::ExplainSelf(const DurableJob& job, v1::ExplainJobResponse*
                        job.job->spec().training().steps(), " is done"));
     }
   }
-  if (job.next_plan != nullptr) {
-    const v1::RecoveryRecord* change = job.RecoveryOf(job.next_plan->epoch());
-    say(absl::StrCat("epoch ", job.next_plan->epoch(),
-                     " is being prepared, and taken at a step boundary",
-                     change == nullptr ? "" : absl::StrCat(": ", change->message())));
+}
+
+void CoordinatorCore::ExplainNextPlan(const DurableJob& job,
+                                      v1::ExplainJobResponse* response) const {
+  const Gang* next = FindNextGang(job.id);
+  if (job.next_plan == nullptr || next == nullptr) return;
+  const uint64_t epoch = job.next_plan->epoch();
+  const v1::RecoveryRecord* change = job.RecoveryOf(epoch);
+  std::string line = absl::StrCat("epoch ", epoch, " is being prepared");
+  if (change != nullptr) absl::StrAppend(&line, ": ", change->message());
+  absl::StrAppend(&line, "; taken at a step boundary once all its ranks listen");
+  if (!next->AllListen()) absl::StrAppend(&line, " (", next->Laggard(), ")");
+  response->add_lines(line);
+}
+
+// Of its own nodes, those that take no new ranks; and why its ranks are still there.
+void CoordinatorCore::ExplainDrains(const DurableJob& job, v1::ExplainJobResponse* response) const {
+  const Gang* gang = FindGang(job.id);
+  if (!IsActive(job.state) || !job.HasCurrentPlan() || gang == nullptr) return;
+  const Gang* next = FindNextGang(job.id);
+  size_t told = 0;
+  for (const auto& [name, ranks] : gang->ranks_on()) {
+    const v1::NodeAdmin& admin = state_.FindNode(NodeName(name))->admin;
+    if (!admin.draining() && !admin.cordoned()) continue;
+    if (++told > kNodesToldMax) continue;
+    std::string line =
+        absl::StrCat("node ", name, " (", ranks.size(), " of its ranks) is ",
+                     admin.draining() ? "being drained" : "cordoned", ", asked by ", admin.actor(),
+                     " ", Ago(admin.since_ms(), last_decided_.wall_ms),
+                     admin.reason().empty() ? "" : absl::StrCat(" (", admin.reason(), ")"), ": ");
+    const std::string why = WhyRanksStay(job);
+    if (!admin.draining()) {
+      line += "its ranks stay there, and it gets no new ones";
+    } else if (next != nullptr && !next->ranks_on().contains(name)) {
+      absl::StrAppend(&line, "its ranks leave with epoch ", next->plan().epoch());
+    } else if (next != nullptr) {
+      absl::StrAppend(&line, "its ranks stay until epoch ", next->plan().epoch(),
+                      ", which changes something else, has been taken");
+    } else if (job.park != nullptr) {
+      line += "its ranks end as the job gives its devices back";
+    } else {
+      line += why.empty() ? "its ranks are about to leave" : absl::StrCat("its ranks stay: ", why);
+    }
+    if (admin.draining() && admin.deadline_ms() > 0) {
+      const int64_t left_ms = std::max<int64_t>(admin.deadline_ms() - last_decided_.wall_ms, 0);
+      absl::StrAppend(&line, "; given up in ", TimeInWords(static_cast<double>(left_ms) / 1000));
+    }
+    response->add_lines(line);
   }
-  const int64_t asked = RanksOf(job.job->spec());
-  if (job.plan != nullptr && IsActive(job.state) && job.plan->ranks_size() < asked) {
-    say(absl::StrCat("it goes on with ", job.plan->ranks_size(), " of its ", asked,
-                     " ranks, without the replicas that found no devices"));
+  if (told > kNodesToldMax) {
+    response->add_lines(absl::StrCat(told - kNodesToldMax, " more of its nodes take no new ranks"));
   }
+}
+
+void CoordinatorCore::ExplainShed(const DurableJob& job, v1::ExplainJobResponse* response) const {
+  if (job.plan == nullptr || !IsActive(job.state)) return;
+  const int32_t asked = job.job->spec().parallelism().replicas();
+  const int32_t has = job.plan->spec().parallelism().replicas();
+  if (has >= asked) return;
+  std::string line =
+      absl::StrCat("it goes on with ", has, " of its ", asked,
+                   " replicas, each with more micro-batches, as the others found no devices");
+  const std::string why = WhyNotGrown(job);
+  if (!why.empty()) absl::StrAppend(&line, "; to grow back it waits: ", why);
+  response->add_lines(line);
 }
 
 // Who is before it, and what each waits for.

@@ -16,12 +16,16 @@ namespace fathom {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::AnyOf;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 using ::testing::StartsWith;
 
 class PolicyTest : public ::testing::Test {
  protected:
+  PolicyTest() = default;
+  explicit PolicyTest(const v1::Detectors& detectors) : cluster_(detectors) {}
   using Edit = std::function<void(v1::Job&)>;
 
   std::string Submit(int ranks, const std::string& name, const Edit& edit = {}) {
@@ -439,6 +443,116 @@ TEST_F(PolicyTest, SlowRank_IsNamedWithinThreeSteps) {
   EXPECT_EQ(cluster().State(job), "RUNNING") << "the default is to observe";
 }
 
+class ActingTest : public PolicyTest {
+ protected:
+  ActingTest() : PolicyTest(Acting()) {}
+  static v1::Detectors Acting() {
+    v1::Detectors detectors;
+    detectors.set_straggler("act");
+    detectors.set_health("act");
+    return detectors;
+  }
+};
+
+TEST_F(ActingTest, SlowRank_ItsNodeIsReplacedAtABoundaryAndTheRecoverySaysStraggler) {
+  for (const char* name : {"a", "b", "c"}) cluster().AddNode(name, 2);
+  const std::string job = Submit(6, "job");
+  cluster().Settle();
+  Run(5);
+  const auto slow_steps = [&] {
+    for (int i = 0; i < 4; ++i) {
+      for (v1::RankStatus* rank : cluster().Ranks(job)) Step(rank, rank->rank() == 3 ? 0.9 : 0.3);
+      cluster().ReportAll();
+      cluster().Advance(100);
+    }
+  };
+  slow_steps();
+  EXPECT_EQ(EventsOf("StragglerDetected").size(), 1u);
+  EXPECT_THAT(EventsOf("NodeDraining"), IsEmpty()) << "no other place is free";
+  cluster().AddNode("s", 2, true);
+  slow_steps();
+  EXPECT_EQ(EventsOf("StragglerDetected").size(), 1u) << "told once";
+  ASSERT_EQ(EventsOf("NodeDraining").size(), 1u);
+  EXPECT_THAT(EventsOf("NodeDraining")[0], HasSubstr("straggler: rank 3 on node b is slow"));
+  cluster().Settle();
+  Run(1);
+  EXPECT_EQ(cluster().Placement(job), "a0 a1 s0 s1 c0 c1");
+  const v1::JobStatus status = cluster().Job(job);
+  ASSERT_EQ(status.recoveries_size(), 1);
+  EXPECT_EQ(status.recoveries(0).cause(), "straggler");
+  EXPECT_EQ(status.recoveries(0).node(), "b");
+  EXPECT_TRUE(status.recoveries(0).planned());
+  EXPECT_TRUE(status.recoveries(0).finished());
+  EXPECT_EQ(status.restarts(), 0);
+}
+
+// Two probes that say the same fatal thing about node b.
+void ReportBadHealth(TestCluster* cluster) {
+  for (int probe = 1; probe <= 2; ++probe) {
+    v1::NodeReport report = cluster->nodes["b"].Report();
+    report.mutable_health()->set_probed_ms(cluster->now.wall_ms);
+    v1::HealthSignal& signal = *report.mutable_health()->add_signals();
+    signal.set_source("xid");
+    signal.set_subject("gpu 0");
+    signal.set_name("79");
+    signal.set_severity(v1::SEVERITY_FATAL);
+    signal.set_message("the GPU has fallen off the bus");
+    ASSERT_TRUE(cluster->core->Report(report, cluster->now).ok());
+    cluster->Commit();
+    cluster->Advance(1000);
+  }
+}
+
+TEST_F(ActingTest, FatalHealth_NodeIsDrainedAndTheRecoverySaysHealth) {
+  cluster().AddNode("a", 1);
+  cluster().AddNode("b", 1);
+  cluster().AddNode("s", 1, true);
+  const std::string job = Submit(2, "job");
+  cluster().Settle();
+  Run(1);
+  ReportBadHealth(&cluster());
+  ASSERT_EQ(EventsOf("HealthDetected").size(), 1u);
+  EXPECT_THAT(EventsOf("HealthDetected")[0], HasSubstr("fatal in 2 probes in a row: xid gpu 0 79"));
+  EXPECT_THAT(Told(job), HasSubstr("health: xid gpu 0 79: the GPU has fallen off the bus"));
+  cluster().Settle();
+  Run(1);
+  EXPECT_EQ(cluster().Placement(job), "a0 s0");
+  EXPECT_EQ(cluster().Job(job).recoveries().rbegin()->cause(), "health");
+  EXPECT_TRUE(cluster().Job(job).recoveries().rbegin()->planned());
+}
+
+TEST_F(PolicyTest, FatalHealthWhileObserving_IsToldAndNothingMoves) {
+  cluster().AddNode("a", 1);
+  cluster().AddNode("b", 1);
+  cluster().AddNode("s", 1, true);
+  const std::string job = Submit(2, "job");
+  cluster().Settle();
+  Run(1);
+  ReportBadHealth(&cluster());
+  EXPECT_EQ(EventsOf("HealthDetected").size(), 1u);
+  EXPECT_THAT(EventsOf("NodeDraining"), IsEmpty());
+  cluster().Settle();
+  EXPECT_EQ(cluster().Placement(job), "a0 b0");
+}
+
+TEST_F(PolicyTest, CorruptNodeOfAnotherJobToo_BothRecoveriesSayCorruption) {
+  cluster().AddNode("a", 2);
+  cluster().AddNode("s", 2, true);
+  const std::string one = Submit(1, "one");
+  const std::string two = Submit(1, "two");
+  cluster().Settle();
+  Run(2);
+  cluster().Rank(one, 0).set_state(v1::RANK_STATE_FAILED);
+  cluster().Rank(one, 0).set_message("INTERNAL: CORRUPTION: stage 0 has another hash");
+  cluster().ReportAll();
+  cluster().Settle();
+  for (const std::string& job : {one, two}) {
+    ASSERT_FALSE(cluster().Job(job).recoveries().empty()) << job;
+    EXPECT_EQ(cluster().Job(job).recoveries().rbegin()->cause(), "corruption") << job;
+    EXPECT_EQ(cluster().Job(job).plan().ranks(0).node(), "s") << job;
+  }
+}
+
 TEST_F(PolicyTest, RankSpeaksOfCorruption_ItsNodeIsNotUsedAgain) {
   cluster().AddNode("a", 1);
   cluster().AddNode("b", 1);
@@ -499,6 +613,97 @@ TEST_F(PolicyTest, NodeComesAndGoes_IsCordonedAtTheThirdReturn) {
 }
 
 // --- Explanations ---
+
+TEST_F(PolicyTest, ExplainDrainWithoutAPlace_NamesNodeReasonAndWhatIsMissing) {
+  cluster().AddNode("a", 2);
+  cluster().AddNode("b", 2);
+  const std::string job = Submit(4, "stuck");
+  cluster().Settle();
+  cluster().Drain("a");
+  EXPECT_THAT(
+      Told(job),
+      AllOf(HasSubstr("node a (2 of its ranks) is being drained"),
+            HasSubstr("asked by ada 0 s ago (new fan): its ranks stay: 2 devices are needed for "
+                      "the ranks that were on a, 0 are free: 2 missing")));
+  const std::string later = Submit(1, "later");
+  EXPECT_THAT(Told(later), HasSubstr("node a (2 devices) takes no ranks: it is being drained (new "
+                                     "fan)"));
+  cluster().AddNode("c", 3);
+  EXPECT_THAT(Told(job), AllOf(HasSubstr("epoch 2 is being prepared: a is drained; its ranks go to "
+                                         "c; taken at a step boundary once all its ranks listen "
+                                         "(rank 0 on node c has not started)"),
+                               HasSubstr("its ranks leave with epoch 2")));
+  cluster().Settle();
+  EXPECT_THAT(Told(job), Not(AnyOf(HasSubstr("is being prepared"), HasSubstr("node a"))));
+}
+
+TEST_F(PolicyTest, ExplainCordonParkAndDeadline_AreNamed) {
+  cluster().AddNode("a", 1);
+  cluster().AddNode("b", 1);
+  const std::string job = Submit(2, "job");
+  cluster().Settle();
+  v1::CordonNodeRequest cordon;
+  cordon.set_node("b");
+  cordon.set_actor("eve");
+  ASSERT_TRUE(cluster().core->Cordon(cordon, cluster().now).ok());
+  cluster().Commit();
+  cluster().Drain("a", "", 30);
+  EXPECT_THAT(Told(job), AllOf(HasSubstr("node b (1 of its ranks) is cordoned"),
+                               HasSubstr("asked by eve 0 s ago: its ranks stay there"),
+                               HasSubstr("1 missing; given up in 30 s")));
+  v1::SuspendJobRequest suspend;
+  suspend.set_name("job");
+  suspend.set_actor("eve");
+  ASSERT_TRUE(cluster().core->Suspend(suspend, cluster().now).ok());
+  cluster().Commit();
+  EXPECT_THAT(Told(job), AllOf(HasSubstr("it is to save a checkpoint and stay suspended"),
+                               HasSubstr("suspended by eve"),
+                               HasSubstr("0 of its 2 ranks have saved their state and ended"),
+                               HasSubstr("its ranks end as the job gives its devices back")));
+}
+
+TEST_F(PolicyTest, ExplainShedReplicas_SaysWhatGrowingBackWaitsFor) {
+  cluster().AddNode("a", 2);
+  cluster().AddNode("b", 2);
+  const std::string job = Submit(2, "job", [](v1::Job& submitted) {
+    submitted.mutable_spec()->mutable_parallelism()->set_replicas(2);
+  });
+  cluster().Settle();
+  ASSERT_EQ(cluster().Ranks(job).size(), 4u);
+  cluster().nodes["b"].up = false;
+  Run(7);
+  cluster().Settle();
+  ASSERT_EQ(cluster().State(job), "RUNNING");
+  EXPECT_THAT(Told(job), AllOf(HasSubstr("it goes on with 1 of its 2 replicas"),
+                               HasSubstr("to grow back it waits: its epoch has just begun")));
+  Run(11);
+  EXPECT_THAT(Told(job), HasSubstr("to grow back it waits: a replica takes 2 devices, 0 are free "
+                                   "beside its own"));
+  const std::string large = Submit(8, "large", Priority(5));
+  Run(1);
+  EXPECT_THAT(Told(job), HasSubstr("large-2 waits for devices and comes first"));
+}
+
+TEST_F(PolicyTest, ExplainWithoutPreflight_NamesTheClosedNodes) {
+  CoreOptions options;
+  options.planning = SimplePlanning();
+  options.checkpoint_root = "/c";
+  options.require_preflight = true;
+  CoordinatorCore core(options);
+  TestNode node;
+  node.name = "a";
+  node.devices = 1;
+  ASSERT_TRUE(core.Report(node.Report(), cluster().now).ok());
+  const auto job = core.Submit(TestCluster::JobOf(1, "job"), {}, cluster().now);
+  ASSERT_TRUE(job.ok());
+  core.Commit();
+  v1::ExplainJobRequest request;
+  request.set_name("job");
+  const auto told = core.Explain(request);
+  ASSERT_TRUE(told.ok());
+  EXPECT_THAT(absl::StrJoin(told->lines(), "\n"),
+              HasSubstr("node a (1 devices) takes no ranks: it has passed no preflight yet"));
+}
 
 TEST_F(PolicyTest, Explain_SaysWhoIsBeforeAndWhy) {
   cluster().AddNode("a", 2);

@@ -154,6 +154,7 @@ GangFailure CoordinatorCore::BlameLink(const DurableJob& job, const Gang& gang, 
     v1::NodeAdmin admin;
     admin.set_draining(true);
     admin.set_actor("coordinator");
+    admin.set_cause("link_lost");
     admin.set_reason(
         absl::StrCat("its links failed ", most, " times in 10 minutes, last for ", job.id.value()));
     StartDrain(NodeName(victim), std::move(admin), "", now);

@@ -7,7 +7,10 @@
 #include <functional>
 
 #include "absl/strings/str_cat.h"
+#include "common/plan/job_resolve.h"
+#include "common/plan/plan_check.h"
 #include "coordinator/core/core_test_cluster.h"
+#include "coordinator/planner/planner.h"
 
 namespace fathom {
 namespace {
@@ -470,6 +473,85 @@ TEST(NodeCommandsTest, CordonAndPreflight_CloseANodeToNewRanks) {
       << "it has ranks";
 }
 
+// --- Logs of older versions ---
+
+PlanningFunctions CheckedPlanning() {
+  PlanningFunctions planning = SimplePlanning();
+  planning.resolve = [](const v1::Job& job) { return plan::ResolveJob(job); };
+  planning.check_plan = plan::CheckPlan;
+  planning.make_plan = [](const std::string& job, uint64_t epoch, const v1::JobSpec& spec,
+                          const std::vector<FreeNode>& nodes) {
+    std::vector<planner::NodeCapacity> capacities;
+    for (const FreeNode& node : nodes) {
+      planner::NodeCapacity& capacity = capacities.emplace_back();
+      capacity.name = node.name;
+      capacity.free_devices = {node.free_devices.begin(), node.free_devices.end()};
+    }
+    return planner::MakePlan(job, epoch, spec, capacities);
+  };
+  return planning;
+}
+
+TEST(OldLogTest, JobsWithoutLaterFields_GetDefaultsAndANextPlanThatPassesTheCheck) {
+  CoreOptions options;
+  options.checkpoint_root = "/state/checkpoints";
+  options.planning = CheckedPlanning();
+  TestNode a;
+  a.name = "a";
+  a.devices = 2;
+  TestNode b = a;
+  b.name = "b";
+  Moment now{1'700'000'000'000, 1000};
+  std::vector<v1::Record> log;
+  std::string job;
+  {
+    CoordinatorCore core(options);
+    ASSERT_TRUE(core.Report(a.Report(), now).ok());
+    v1::SubmitJobRequest request = TestCluster::JobOf(2, "old", 100, 2);
+    request.mutable_job()->set_api_version("fathom/v1");
+    request.mutable_job()->set_kind("Job");
+    const auto response = core.Submit(request, {}, now);
+    ASSERT_TRUE(response.ok()) << response.status();
+    job = response->id();
+    log = core.records();
+  }
+  int plans = 0;
+  for (v1::Record& record : log) {
+    v1::JobSpec* spec = nullptr;
+    if (record.has_submitted()) spec = record.mutable_submitted()->mutable_job()->mutable_spec();
+    if (record.job_change().has_plan()) {
+      spec = record.mutable_job_change()->mutable_plan()->mutable_spec();
+      ++plans;
+    }
+    if (spec == nullptr) continue;
+    spec->clear_scheduling();
+    spec->clear_recovery();
+    ASSERT_FALSE(plan::CheckResolvedSpec(*spec).ok()) << "as an older version wrote it";
+  }
+  ASSERT_EQ(plans, 1);
+
+  CoordinatorCore core(options);
+  for (const v1::Record& record : log) ASSERT_TRUE(core.Replay(record).ok());
+  const auto replayed = core.state().Find(JobId(job));
+  EXPECT_TRUE(plan::CheckResolvedSpec(replayed->job->spec()).ok());
+  EXPECT_TRUE(plan::CheckPlan(*replayed->plan).ok());
+  core.Tick(now);
+  ASSERT_TRUE(core.Report(b.Report(), now).ok());
+  core.Commit();
+  for (int i = 0; i < 7; ++i) {  // node a never comes back
+    now.wall_ms += 1000;
+    now.steady_ms += 1000;
+    ASSERT_TRUE(core.Report(b.Report(), now).ok());
+    core.Tick(now);
+    core.Commit();
+  }
+  const auto after = core.state().Find(JobId(job));
+  ASSERT_TRUE(after->HasCurrentPlan()) << core.WaitingReason(JobId(job));
+  EXPECT_EQ(after->epoch, 2u);
+  EXPECT_EQ(after->plan->ranks(0).node(), "b");
+  EXPECT_TRUE(after->plan->spec().recovery().verify_weights());
+}
+
 // --- Cost ---
 
 double MillisecondsOf(const std::function<void()>& work) {
@@ -508,6 +590,64 @@ TEST(CostTest, UnchangedHeartbeat_CostsNothingNextToTheFirst) {
   EXPECT_EQ(cluster.Job(job).plan().epoch(), 2u);
   EXPECT_LT(plan_ms, 1000.0);
   std::printf("heartbeat %.1f us, failure to plan %.1f ms\n", 1000 * beat_ms / kNodes, plan_ms);
+}
+
+TEST(CostTest, LongQueueAndPast_HeartbeatsAndTicksStayCheap) {
+  TestCluster cluster;
+  constexpr int kNodes = 256;
+  constexpr int kPast = 1000;
+  constexpr int kWaiting = 500;
+  constexpr int kHurt = 40;  // jobs that lost a node and wait, with devices claimed
+  for (int i = 0; i < kPast; ++i) {
+    v1::CancelJobRequest cancel;
+    cancel.set_name(cluster.Submit(1));
+    ASSERT_TRUE(cluster.core->Cancel(cancel, cluster.now).ok());
+    cluster.Commit();
+  }
+  for (int i = 0; i < kNodes; ++i) cluster.AddNode(absl::StrCat("n", 1000 + i), 8);
+  for (int i = 0; i < kNodes / 4; ++i) cluster.Submit(32);
+  cluster.Settle();
+  for (int i = 0; i < kHurt; ++i) cluster.nodes[absl::StrCat("n", 1000 + 4 * i)].up = false;
+  for (int i = 0; i < 6; ++i) {
+    cluster.Advance(1000);
+    cluster.ReportAll();
+  }
+  cluster.Settle();
+  ASSERT_EQ(cluster.core->WaitingCount(), kHurt);
+  cluster.core->BeginBatch();
+  for (int i = 0; i < kWaiting; ++i) {
+    ASSERT_TRUE(cluster.core->Submit(TestCluster::JobOf(16), {}, cluster.now).ok());
+  }
+  cluster.core->EndBatch(cluster.now);
+  cluster.Commit();
+  ASSERT_EQ(cluster.core->WaitingCount(), kWaiting + kHurt);
+
+  v1::NodeReport report = cluster.nodes["n1001"].Report();
+  constexpr int kBeats = 200;
+  const double beats_ms = MillisecondsOf([&] {
+    for (int i = 0; i < kBeats; ++i) {
+      ASSERT_TRUE(cluster.core->Report(report, cluster.now).ok());
+      cluster.core->Commit();
+    }
+  });
+  constexpr int kTicks = 5;
+  const double ticks_ms = MillisecondsOf([&] {
+    for (int i = 0; i < kTicks; ++i) {
+      cluster.core->Tick(cluster.now);
+      cluster.core->Commit();
+    }
+  });
+  // Something changed, so that all is thought over again.
+  const double change_ms = MillisecondsOf([&] {
+    report.set_spare(true);
+    ASSERT_TRUE(cluster.core->Report(report, cluster.now).ok());
+    cluster.core->Commit();
+  });
+  std::printf("heartbeat %.1f us, tick %.1f ms, change %.1f ms\n", 1000 * beats_ms / kBeats,
+              ticks_ms / kTicks, change_ms);
+  EXPECT_LT(beats_ms / kBeats, 1.0);
+  EXPECT_LT(ticks_ms / kTicks, 100.0) << "a few in each lease";
+  EXPECT_LT(change_ms, 1000.0);
 }
 
 }  // namespace

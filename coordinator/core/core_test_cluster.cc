@@ -162,7 +162,8 @@ void TestNode::Start(const v1::Plan& plan, int32_t rank) {
 
 // --- TestCluster ---
 
-TestCluster::TestCluster() {
+TestCluster::TestCluster(const v1::Detectors& detectors) {
+  options_.detectors = detectors;
   options_.checkpoint_root = "/state/checkpoints";
   options_.planning = SimplePlanning();
   core = std::make_unique<CoordinatorCore>(options_);

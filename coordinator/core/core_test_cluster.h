@@ -41,7 +41,7 @@ struct TestNode {
 
 class TestCluster {
  public:
-  TestCluster();
+  explicit TestCluster(const v1::Detectors& detectors = {});
 
   TestNode& AddNode(const std::string& name, int devices, bool spare = false);
   // Ranks = expert * replicas of a job that trains `steps` steps of 12 micro-batches per lane.
