@@ -266,6 +266,8 @@ void Simulation::MendAll() {
   ranks_.ForgetTears();
   ranks_.NetworkChanged();
   TidyUp();
+  // Commands that went without an answer may have been repeated since.
+  queue_.After(6 * kSecond, [this] { TidyUp(); });
 }
 
 // --- The operator ---
