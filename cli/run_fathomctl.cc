@@ -44,6 +44,13 @@ absl::Status RunCompletion(const std::string& shell, Session& session) {
   return absl::OkStatus();
 }
 
+absl::Status RunNodeVerb(const Options& options, Session& session) {
+  if (options.command == Command::kUndrain) return RunUndrain(options.node, session);
+  if (options.command == Command::kCordon) return RunCordon(options.node, session);
+  if (options.command == Command::kPreflight) return RunPreflight(options.node, session);
+  return RunDrain(options.node, session);
+}
+
 absl::Status Run(const Options& options, Session& session) {
   switch (options.command) {
     case Command::kLocalUp:
@@ -78,13 +85,10 @@ absl::Status Run(const Options& options, Session& session) {
       return RunExplain(options.queue, session);
     case Command::kDrain:
     case Command::kReplace:
-      return RunDrain(options.node, session);
     case Command::kUndrain:
-      return RunUndrain(options.node, session);
     case Command::kCordon:
-      return RunCordon(options.node, session);
     case Command::kPreflight:
-      return RunPreflight(options.node, session);
+      return RunNodeVerb(options, session);
     case Command::kWait:
       return RunWait(options.wait, session);
     case Command::kTop:

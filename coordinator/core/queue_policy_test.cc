@@ -79,7 +79,7 @@ std::string ReasonOf(const QueueDecision& decision, const std::string& id) {
   return "not in the queue";
 }
 
-TEST(QueueOrderTest, RecoveringThenPriorityThenAge) {
+TEST(QueueOrderTest, Waiting_RecoveringThenPriorityThenAge) {
   QueueInput input = Input(0, 100);
   input.waiting = {Waiting("late", 1), Waiting("urgent", 1, 5), Waiting("low", 1, -5),
                    Waiting("early", 1), Waiting("recovering", 1, -100)};
@@ -113,7 +113,7 @@ TEST(QueueOrderTest, JobThatFoundNoPlan_IsTheHeadWithItsReason) {
   EXPECT_THAT(ReasonOf(decision, "small"), StartsWith("behind odd"));
 }
 
-TEST(PreemptionTest, FewestThenLowestThenNewest) {
+TEST(PreemptionTest, SeveralCouldGiveWay_FewestThenLowestThenNewest) {
   QueueInput input = Input(1, 20);
   input.running = {Running("big", 8, 3), Running("low-old", 4, 1), Running("low-new", 4, 1),
                    Running("mid", 4, 2)};

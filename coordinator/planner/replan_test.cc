@@ -184,7 +184,7 @@ TEST(ReshapeTest, DevicesReturn_AllReplicasAgainAndTheSpecIsTheOneAsked) {
 }
 
 // Whatever is lost: ranks that can stay do, no device is used twice, samples stay the same.
-TEST(ReplanPropertyTest, RandomLosses) {
+TEST(ReplanPropertyTest, RandomLosses_SurvivorsStayAndEveryRankHasAPlace) {
   int shed = 0;
   int refused = 0;
   for (uint64_t seed = 1; seed <= 200; ++seed) {

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""What a fault costs: real daemons on this machine train `toy`, are killed and drained, and what the
-coordinator recorded of each recovery is put beside the step time of the same run.
+"""What a fault costs: real daemons on this machine train `toy`, are killed and drained, and what
+the coordinator recorded of each recovery is put beside the step time of the same run.
 
     tests/bench/recovery.py [--rounds N] [--json FILE]
 
@@ -11,6 +11,7 @@ this machine; ratios to the step time carry further than seconds.
 import argparse
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -100,9 +101,9 @@ def watch_steps(cluster, seconds):
         whole = text.rfind("\n") + 1
         position += len(text[:whole].encode())
         for line in text[:whole].splitlines():
-            words = line.split()
-            if words[:1] == ["step"] and "s" in words:
-                durations.append(float(words[words.index("s") - 1]))
+            step = re.search(r"step \d+ .* ([0-9.]+) s \(", line)
+            if step:
+                durations.append(float(step.group(1)))
     return durations
 
 

@@ -21,7 +21,7 @@ JOB = {
 class RottenCheckpointTest(unittest.TestCase):
 
     def all_ranks_die_over(self, damage):
-        """The job loses every process, so that only the disk is left, which `damage` has been at."""
+        """The job loses every process, so only the disk is left, and `damage` was at it."""
         with Cluster(nodes=1, ranks_per_node=2) as cluster:
             quiet = cluster.train("quiet", **JOB)
             cluster.begin("hurt", 25, **JOB)

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""A node is drained, replaced, or asked to leave when nothing can take its place: no step is lost or
-redone, and what happens is explained."""
+"""A node is drained, replaced, or asked to leave when nothing can take its place: no step is
+lost or redone, and what happens is explained."""
 
 import unittest
 

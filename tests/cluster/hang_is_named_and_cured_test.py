@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""A rank that neither dies nor answers: it is found, named with what every rank was at, and replaced;
-in the mode `observe` it is named and left alone."""
+"""A rank that neither dies nor answers: it is found, named with what every rank was at, and
+replaced; in the mode `observe` it is named and left alone."""
 
 import os
 import signal

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""Links between machines fail, in both directions or one: the job goes on elsewhere with the weights
-of a quiet run, and what was cut off can't write into it when it is back."""
+"""Links between machines fail, in both directions or one: the job goes on elsewhere with the
+weights of a quiet run, and what was cut off can't write into it when it is back."""
 
 import unittest
 

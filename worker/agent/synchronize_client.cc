@@ -3,7 +3,6 @@
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
-#include <chrono>
 #include <thread>
 #include <utility>
 
@@ -37,8 +36,8 @@ absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> Credentials(const v1::
 constexpr int kConnectTimeoutMs = 5000;
 // Of a wait for the channel before a stream is tried on it all the same, for the error it then
 // gives; and how often the wish to stop is looked at meanwhile.
-constexpr std::chrono::milliseconds kConnectWait(2000);
-constexpr std::chrono::milliseconds kStopCheck(50);
+constexpr int kConnectWaitMs = 2000;
+constexpr int kStopCheckMs = 50;
 
 grpc::ChannelArguments Arguments(const SynchronizeOptions& options) {
   grpc::ChannelArguments arguments;
@@ -123,9 +122,8 @@ class GrpcSynchronizeClient final : public SynchronizeClient {
   // The library's tries to connect, TLS handshakes above all, go on only while somebody waits for
   // them; a stream that fails at once doesn't.
   void AwaitConnection() {
-    const auto deadline = std::chrono::system_clock::now() + kConnectWait;
-    while (!Stopping() && std::chrono::system_clock::now() < deadline) {
-      if (channel_->WaitForConnected(std::chrono::system_clock::now() + kStopCheck)) return;
+    for (int waited_ms = 0; waited_ms < kConnectWaitMs && !Stopping(); waited_ms += kStopCheckMs) {
+      if (channel_->WaitForConnected(gpr_time_from_millis(kStopCheckMs, GPR_TIMESPAN))) return;
     }
   }
 

@@ -248,7 +248,7 @@ TEST(RankEpochs, OneDiesWhileTheOthersConnectToIt_TheNextEpochGoesOnFromTheSameS
   }));
 }
 
-TEST(RankEpochs, PreparedEpochTakesOverWhenThePresentOneFails) {
+TEST(RankEpochs, PresentEpochFails_PreparedOneTakesOver) {
   const std::string directory = FreshDirectory("prepared");
   RankProcess stays("stays"), dies("dies"), joins("joins");
   stays.PauseAfter(3);

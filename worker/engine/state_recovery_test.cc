@@ -90,7 +90,7 @@ class KilledRank : public testing::TestWithParam<Shape> {};
 
 // Dies once or twice at seeded operations, which over many rounds lie in every part of a step and
 // of the restore; what it held is lost.
-TEST_P(KilledRank, JobEndsWithTheSameBitsAndRedoesAtMostOneStep) {
+TEST_P(KilledRank, AtAnyOperation_SameBitsAndAtMostOneStepRedone) {
   const Shape shape = GetParam();
   const v1::JobSpec spec = SpecOf(shape);
   const std::vector<RankOutcome> undisturbed =
@@ -138,7 +138,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, KilledRank,
                          [](const auto& shape) { return ToString(shape.param); });
 
 // At even distances over the operations of a step, from its first to the last of the gather.
-TEST(KilledRankAllOverAStep, JobEndsWithTheSameBits) {
+TEST(KilledRankTest, AllOverAStep_SameBits) {
   const Shape shape = {2, 1, 1, 1, true};
   v1::JobSpec spec = SpecOf(shape);
   constexpr int64_t kLast = 3;
