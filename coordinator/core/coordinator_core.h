@@ -30,6 +30,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -309,6 +310,9 @@ class CoordinatorCore {
   // Where planning failed, so that it is not tried again there.
   std::map<JobId, Hopeless> hopeless_;
   std::map<JobId, Hopeless> hopeless_change_;  // the same for a change at a boundary
+  // As the state and the nodes, of these numbers, have it; made anew when either has changed.
+  mutable std::optional<DeviceUse> device_use_;
+  mutable std::pair<uint64_t, uint64_t> device_use_seen_;
   Moment last_decided_;
   bool in_batch_ = false;
   bool started_ = false;  // an event was handled

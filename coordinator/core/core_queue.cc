@@ -66,7 +66,13 @@ std::string CoordinatorCore::TryToPlace(const DurableJob& job, bool first_in_lin
 }
 
 DeviceMap CoordinatorCore::DevicesFor(const JobId& viewer, bool over_claims) const {
-  return DeviceMap(nodes_, state_, viewer, over_claims, ClosedNodes());
+  const std::pair seen(state_.sequence(), nodes_.version());
+  if (!device_use_.has_value() || device_use_seen_ != seen) {
+    device_use_.emplace(nodes_, state_, ClosedNodes());
+    device_use_seen_ = seen;
+  }
+  const auto job = state_.Find(viewer);
+  return {*device_use_, job == nullptr ? 0 : job->number, over_claims};
 }
 
 std::string CoordinatorCore::TextOf(const DeviceMap& devices, const DurableJob& job) const {

@@ -44,6 +44,13 @@ absl::Status CheckReport(const v1::NodeReport& report) {
   return absl::OkStatus();
 }
 
+bool SameAdmission(const v1::NodeReport& a, const v1::NodeReport& b) {
+  return a.node().failure_domain() == b.node().failure_domain() &&
+         a.preflight().finished_ms() == b.preflight().finished_ms() &&
+         a.preflight().id() == b.preflight().id() &&
+         a.preflight().passed() == b.preflight().passed();
+}
+
 bool SameRanks(const v1::NodeReport& a, const v1::NodeReport& b) {
   const bool same_devices =
       std::equal(a.node().devices().begin(), a.node().devices().end(), b.node().devices().begin(),
@@ -78,6 +85,7 @@ absl::Status NodeTable::Report(const v1::NodeReport& report, Moment now, NodeNew
   news->came_up = !entry.IsUp();
   news->ranks = news->came_up || entry.report.incarnation() != report.incarnation() ||
                 entry.report.spare() != report.spare() || !SameRanks(entry.report, report);
+  if (news->ranks || !SameAdmission(entry.report, report)) ++version_;
   entry.report = report;
   entry.state = report.spare() ? v1::NODE_STATE_SPARE : v1::NODE_STATE_READY;
   entry.reason = report.spare() ? "held back to replace another node" : "in touch";
@@ -103,6 +111,7 @@ absl::Status NodeTable::MakeRoom() {
                                                      " nodes already, which is the maximum"));
   }
   nodes_.erase(oldest);
+  ++version_;
   return absl::OkStatus();
 }
 
@@ -147,6 +156,7 @@ std::vector<NodeName> NodeTable::ExpireLeases(Moment now) {
                                    silence_ms / 1000.0, lease_ms_ / 1000.0);
     lost.push_back(name);
   }
+  if (!lost.empty()) ++version_;
   return lost;
 }
 
@@ -155,6 +165,7 @@ void NodeTable::Suspect(const NodeName& name, const std::string& reason) {
   if (found == nodes_.end()) return;
   found->second.state = v1::NODE_STATE_LOST;
   found->second.connected = false;
+  ++version_;
   found->second.reason = reason;
 }
 

@@ -65,6 +65,8 @@ class NodeTable {
   bool MostAreSilent() const { return most_are_silent_; }
 
   const std::map<NodeName, NodeEntry>& nodes() const { return nodes_; }
+  // Rises whenever what nodes offer, run or have passed changes, or whether they are up.
+  uint64_t version() const { return version_; }
   const NodeEntry* Find(const NodeName& name) const;
   bool IsUp(const NodeName& name) const;
 
@@ -75,6 +77,7 @@ class NodeTable {
   std::map<NodeName, NodeEntry> nodes_;
   int64_t last_check_steady_ms_ = -1;
   bool most_are_silent_ = false;
+  uint64_t version_ = 1;
 };
 
 }  // namespace fathom

@@ -26,36 +26,13 @@ bool IsLive(v1::RankState state) {
 
 using DeviceSet = std::set<std::pair<std::string, int32_t>>;
 
-void AddDevices(const v1::Plan* plan, DeviceSet* devices) {
-  if (plan == nullptr) return;
-  for (const v1::RankAssignment& rank : plan->ranks()) {
-    devices->emplace(rank.node(), rank.device());
-  }
+int64_t NumberOf(const DurableState& state, const JobId& id) {
+  const auto job = state.Find(id);
+  return job == nullptr ? 0 : job->number;
 }
 
-// What other active jobs hold by plan, or claim by their last one.
-DeviceSet HeldByOthers(const DurableState& state, const JobId& viewer, bool over_claims) {
-  DeviceSet held;
-  for (const auto& [number, job] : state.unfinished()) {
-    if (job->id == viewer || !IsActive(job->state)) continue;
-    if (!job->HasCurrentPlan() && over_claims) continue;
-    AddDevices(job->plan.get(), &held);
-    AddDevices(job->next_plan.get(), &held);
-  }
-  return held;
-}
-
-// Devices on which the node reports live processes of other jobs; false: one can't be located.
-bool FindBusy(const NodeEntry& entry, const DurableState& state, const JobId& viewer,
-              std::set<int32_t>* busy) {
-  for (const v1::RankStatus& rank : entry.report.ranks()) {
-    if (!IsLive(rank.state()) || rank.job() == viewer.value()) continue;
-    const auto job = state.Find(JobId(rank.job()));
-    const v1::Plan* plan = job == nullptr ? nullptr : job->PlanOf(rank.epoch());
-    if (plan == nullptr || rank.rank() < 0 || rank.rank() >= plan->ranks_size()) return false;
-    busy->insert(plan->ranks(rank.rank()).device());
-  }
-  return true;
+bool OfAnother(const std::vector<int64_t>& jobs, int64_t viewer) {
+  return std::any_of(jobs.begin(), jobs.end(), [&](int64_t job) { return job != viewer; });
 }
 
 }  // namespace
@@ -76,33 +53,86 @@ int64_t RanksOf(const v1::JobSpec& spec) {
   return ranks;
 }
 
-DeviceMap::DeviceMap(const NodeTable& nodes, const DurableState& state, const JobId& viewer,
-                     bool over_claims, const std::set<std::string>& closed) {
-  const DeviceSet held = HeldByOthers(state, viewer, over_claims);
-  DeviceSet own;
-  if (const auto job = state.Find(viewer)) {
-    if (IsActive(job->state)) AddDevices(job->plan.get(), &own);
-  }
+// --- DeviceUse ---
+
+DeviceUse::DeviceUse(const NodeTable& nodes, const DurableState& state,
+                     const std::set<std::string>& closed) {
   for (const auto& [name, entry] : nodes.nodes()) {
     if (!entry.IsUp()) continue;
-    std::set<int32_t> busy;
-    const bool all_busy = !FindBusy(entry, state, viewer, &busy);  // one of them, unknown which
-    Place& place = places_[name.value()];
-    place.node.name = name.value();
-    place.node.failure_domain = entry.report.node().failure_domain();
-    place.node.spare = entry.state == v1::NODE_STATE_SPARE;
-    place.closed = closed.contains(name.value());
+    place_of_[name.value()] = nodes_.size();
+    Node& node = nodes_.emplace_back();
+    node.name = name.value();
+    node.failure_domain = entry.report.node().failure_domain();
+    node.spare = entry.state == v1::NODE_STATE_SPARE;
+    node.closed = closed.contains(name.value());
     for (const v1::Device& device : entry.report.node().devices()) {
-      const std::pair key(name.value(), device.index());
+      node.devices.emplace_back().index = device.index();
+    }
+    std::sort(node.devices.begin(), node.devices.end(),
+              [](const Device& a, const Device& b) { return a.index < b.index; });
+    NoteBusy(entry, state, &node);
+  }
+  for (const auto& [number, job] : state.unfinished()) {
+    if (!IsActive(job->state)) continue;
+    Hold(job->plan.get(), {number, !job->HasCurrentPlan(), false});
+    Hold(job->next_plan.get(), {number, !job->HasCurrentPlan(), true});
+  }
+}
+
+void DeviceUse::Hold(const v1::Plan* plan, const Holder& holder) {
+  if (plan == nullptr) return;
+  for (const v1::RankAssignment& rank : plan->ranks()) {
+    const auto place = place_of_.find(rank.node());
+    if (place == place_of_.end()) continue;
+    for (Device& device : nodes_[place->second].devices) {
+      if (device.index == rank.device()) device.holders.push_back(holder);
+    }
+  }
+}
+
+void DeviceUse::NoteBusy(const NodeEntry& entry, const DurableState& state, Node* node) {
+  for (const v1::RankStatus& rank : entry.report.ranks()) {
+    if (!IsLive(rank.state())) continue;
+    const auto job = state.Find(JobId(rank.job()));
+    const v1::Plan* plan = job == nullptr ? nullptr : job->PlanOf(rank.epoch());
+    if (plan == nullptr || rank.rank() < 0 || rank.rank() >= plan->ranks_size()) {
+      node->unknown.push_back(job == nullptr ? -1 : job->number);
+      continue;
+    }
+    for (Device& device : node->devices) {
+      if (device.index == plan->ranks(rank.rank()).device()) device.busy.push_back(job->number);
+    }
+  }
+}
+
+// --- DeviceMap ---
+
+DeviceMap::DeviceMap(const NodeTable& nodes, const DurableState& state, const JobId& viewer,
+                     bool over_claims, const std::set<std::string>& closed)
+    : DeviceMap(DeviceUse(nodes, state, closed), NumberOf(state, viewer), over_claims) {}
+
+DeviceMap::DeviceMap(const DeviceUse& use, int64_t viewer, bool over_claims) {
+  for (const DeviceUse::Node& node : use.nodes_) {
+    Place& place = places_.emplace_hint(places_.end(), node.name, Place())->second;
+    place.node.name = node.name;
+    place.node.failure_domain = node.failure_domain;
+    place.node.spare = node.spare;
+    place.closed = node.closed;
+    const bool all_busy = OfAnother(node.unknown, viewer);
+    for (const DeviceUse::Device& device : node.devices) {
       ++place.devices;
-      if (held.contains(key)) {
+      bool held = false;
+      bool own = false;
+      for (const DeviceUse::Holder& holder : device.holders) {
+        held = held || (holder.job != viewer && !(holder.claim && over_claims));
+        own = own || (holder.job == viewer && !holder.next);
+      }
+      if (held) {
         ++place.held;
-      } else if (!all_busy && !busy.contains(device.index()) &&
-                 (!place.closed || own.contains(key))) {
-        place.node.free_devices.push_back(device.index());
+      } else if (!all_busy && !OfAnother(device.busy, viewer) && (!node.closed || own)) {
+        place.node.free_devices.push_back(device.index);
       }
     }
-    std::sort(place.node.free_devices.begin(), place.node.free_devices.end());
   }
 }
 
@@ -118,7 +148,10 @@ std::vector<FreeNode> DeviceMap::Free(Use use, const std::set<std::string>& only
 
 int64_t DeviceMap::CountFree(Use use) const {
   int64_t count = 0;
-  for (const FreeNode& node : Free(use)) count += static_cast<int64_t>(node.free_devices.size());
+  for (const auto& [name, place] : places_) {
+    if (place.node.spare && use == Use::kReadyOnly) continue;
+    count += static_cast<int64_t>(place.node.free_devices.size());
+  }
   return count;
 }
 

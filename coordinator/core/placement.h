@@ -11,6 +11,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -60,6 +61,39 @@ int64_t RanksOf(const v1::JobSpec& spec);
 // The node has a rank process that has not ended.
 bool HasLiveRank(const v1::NodeReport& report);
 
+// Who uses each device of the nodes that are up: made once for all who look.
+class DeviceUse {
+ public:
+  // On nodes in `closed` nothing is free but what the viewer has there.
+  DeviceUse(const NodeTable& nodes, const DurableState& state, const std::set<std::string>& closed);
+
+ private:
+  friend class DeviceMap;
+  struct Holder {
+    int64_t job = 0;     // its number
+    bool claim = false;  // by its last plan only
+    bool next = false;   // by its next plan
+  };
+  struct Device {
+    int32_t index = 0;
+    std::vector<Holder> holders;
+    std::vector<int64_t> busy;  // numbers of the jobs whose live processes are on it
+  };
+  struct Node {
+    std::string name;
+    std::string failure_domain;
+    bool spare = false;
+    bool closed = false;
+    std::vector<Device> devices;   // by index
+    std::vector<int64_t> unknown;  // of jobs with a live process that can't be located
+  };
+  void Hold(const v1::Plan* plan, const Holder& holder);
+  void NoteBusy(const NodeEntry& entry, const DurableState& state, Node* node);
+
+  std::vector<Node> nodes_;  // by name
+  std::unordered_map<std::string, size_t> place_of_;
+};
+
 class DeviceMap {
  public:
   // A job that recovers keeps a claim on the devices of its last plan; `viewer`'s own devices and
@@ -67,6 +101,8 @@ class DeviceMap {
   // nothing is free but what the viewer has there.
   DeviceMap(const NodeTable& nodes, const DurableState& state, const JobId& viewer,
             bool over_claims, const std::set<std::string>& closed);
+  // `viewer`: the job's number; 0: nobody's.
+  DeviceMap(const DeviceUse& use, int64_t viewer, bool over_claims);
 
   enum class Use { kReadyOnly, kWithSpares };
   // Nodes with free devices, by name; `only` (if not empty) restricts them.
