@@ -16,6 +16,10 @@ int BuddyOf(const v1::Plan& plan, int rank);
 // The rank whose state this one keeps; -1 in a job of one rank.
 int WardOf(const v1::Plan& plan, int rank);
 
+// Whether a change from `present` to `next` takes both processes that have some rank's state, its
+// own and its buddy's: no device of theirs is in `next`.
+bool LeavesStateBehind(const v1::Plan& present, const v1::Plan& next);
+
 }  // namespace fathom::plan
 
 #endif  // FATHOM_COMMON_PLAN_BUDDY_H_

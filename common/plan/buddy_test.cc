@@ -27,6 +27,26 @@ TEST(Buddy, OneRank_HasNone) {
   EXPECT_EQ(WardOf(plan, 0), -1);
 }
 
+TEST(Buddy, RankAndBuddyLeave_LeavesStateBehind) {
+  const auto on = [](const std::vector<std::string>& nodes) {
+    v1::Plan plan = OnNodes(nodes);
+    std::map<std::string, int> devices;
+    for (v1::RankAssignment& rank : *plan.mutable_ranks()) {
+      rank.set_device(devices[rank.node()]++);
+    }
+    return plan;
+  };
+  const v1::Plan present = on({"a", "a", "b", "b"});
+  EXPECT_FALSE(LeavesStateBehind(present, present));
+  EXPECT_FALSE(LeavesStateBehind(present, on({"c", "c", "b", "b"})));
+  EXPECT_TRUE(LeavesStateBehind(present, on({"c", "c", "d", "d"})));
+  // Of each node one device stays: rank 0's buddy is rank 2, rank 1's is rank 3.
+  EXPECT_TRUE(LeavesStateBehind(present, on({"a", "b", "c", "c"})));
+  EXPECT_TRUE(LeavesStateBehind(on({"a", "a"}), on({"b", "b"})));
+  EXPECT_TRUE(LeavesStateBehind(on({"a"}), on({"b"})));
+  EXPECT_FALSE(LeavesStateBehind(on({"a"}), on({"a"})));
+}
+
 TEST(Buddy, OneNode_IsTheNextRank) {
   const v1::Plan plan = OnNodes({"a", "a", "a"});
   EXPECT_EQ(BuddyOf(plan, 0), 1);

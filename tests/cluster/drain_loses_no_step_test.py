@@ -46,6 +46,20 @@ class DrainTest(unittest.TestCase):
             cluster.ctl("undrain", victim)
             self.assertEqual(cluster.node(victim)["schedulability"], "READY")
 
+    def test_job_that_moves_whole_takes_its_state_along(self):
+        """No rank and no buddy stays: what the memory can't carry over goes by the disk."""
+        with Cluster(nodes=2, ranks_per_node=2) as cluster:
+            job = dict(JOB, parallelism={"pipeline": 2})
+            quiet = cluster.train("quiet", **job)
+            cluster.begin("moved", 10, **job)
+            victim, = [node["name"] for node in cluster.busy_nodes()]
+            cluster.ctl("drain", victim, "--reason", "all of it")
+            self.wait_for_epoch(cluster, "moved", 2)
+            self.assertEqual(cluster.node(victim)["ranks"], [])
+            moved = cluster.finish("moved")
+            self.assertEqual(moved["weights_sha256"], quiet["weights_sha256"])
+            self.check_planned(cluster, "moved", "drain", victim)
+
     def test_named_replacement_takes_the_ranks(self):
         with Cluster(nodes=3, ranks_per_node=2) as cluster:
             quiet = cluster.train("quiet", **JOB)

@@ -583,7 +583,8 @@ bool RankModel::MoveOn(World& world) {
     if (epoch != 0 && process.next->epoch != epoch) return false;
     epoch = process.next->epoch;
   }
-  if (LeavesStateBehind(world) && world.saved_step != world.step) {
+  if (plan::LeavesStateBehind(*world.plan, *Find(world.pids[0])->next->plan) &&
+      world.saved_step != world.step) {
     world.moving = true;
     AwaitSave(world.key);
     return true;
@@ -610,22 +611,6 @@ bool RankModel::MoveOn(World& world) {
 }
 
 // Whether some rank leaves together with its buddy, so that only disk can carry its state over.
-bool RankModel::LeavesStateBehind(const World& world) {
-  std::set<std::pair<std::string, int32_t>> stays;
-  for (const v1::RankAssignment& rank : Find(world.pids[0])->next->plan->ranks()) {
-    stays.emplace(rank.node(), rank.device());
-  }
-  const auto leaves = [&](int rank) {
-    const v1::RankAssignment& place = world.plan->ranks(rank);
-    return !stays.contains({place.node(), place.device()});
-  };
-  for (int rank = 0; rank < world.plan->ranks_size(); ++rank) {
-    const int buddy = plan::BuddyOf(*world.plan, rank);
-    if (leaves(rank) && (buddy < 0 || leaves(buddy))) return true;
-  }
-  return false;
-}
-
 void RankModel::Save(World& world) {
   world.saving_step = world.step;
   world.saved_at_us = options_.queue->now_us() + options_.random->Between(1, 3 * options_.step_us);

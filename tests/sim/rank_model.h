@@ -147,7 +147,6 @@ class RankModel {
   bool Tear(World& world);
   void AtBoundary(World& world);
   bool MoveOn(World& world);
-  bool LeavesStateBehind(const World& world);
   void Save(World& world);
   void AwaitSave(const WorldKey& key);
   void Publish(World& world);

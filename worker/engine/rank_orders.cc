@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_util.h"
+#include "common/plan/buddy.h"
 #include "common/plan/plan_check.h"
 #include "worker/engine/thread_stack.h"
 
@@ -76,10 +77,13 @@ void RankOrders::Watch(transport::Rendezvous* rendezvous, transport::Window* win
   if (ending()) Interrupt();
 }
 
-BoundaryWish RankOrders::WishAtBoundary() {
+BoundaryWish RankOrders::WishAtBoundary(const v1::Plan& present) {
   const std::lock_guard lock(mutex_);
   BoundaryWish wish;
-  if (next_ && (next_->peers || next_->start.rank() < 0)) wish.ready_for = next_->epoch();
+  if (next_ && (next_->peers || next_->start.rank() < 0)) {
+    wish.ready_for = next_->epoch();
+    wish.leaves_state_behind = plan::LeavesStateBehind(present, next_->start.plan());
+  }
   wish.park = park_ == entered_;
   return wish;
 }

@@ -70,7 +70,7 @@ class RankOrders {
   // From now on the order to leave the epoch ends waits of these; null for neither. With a window
   // the rank is connected: a later epoch at a boundary then waits for the boundary.
   void Watch(transport::Rendezvous* rendezvous, transport::Window* window);
-  BoundaryWish WishAtBoundary();
+  BoundaryWish WishAtBoundary(const v1::Plan& present);
   // The epoch is over.
   Ending Leave();
 

@@ -44,7 +44,9 @@ class EpochObserver : public TrainObserver {
   void OnValidation(const v1::ValidationReport& report) override {
     events_->Validation(epoch_, report);
   }
-  BoundaryWish WishAtBoundary() override { return orders_->WishAtBoundary(); }
+  BoundaryWish WishAtBoundary(const v1::Plan& present) override {
+    return orders_->WishAtBoundary(present);
+  }
 
  private:
   const uint64_t epoch_;

@@ -83,9 +83,7 @@ absl::StatusOr<TrainEnd> TrainLoop::Run() {
     if (last) break;
     if (boundary_.park) return SaveAndEnd(TrainEnd::Kind::kParked);
     if (boundary_.next_epoch != 0) {
-      FATHOM_RETURN_IF_ERROR(PublishCheckpointWhenDurable(/*wait=*/true));
-      FATHOM_RETURN_IF_ERROR(SnapshotNow());
-      return TrainEnd{TrainEnd::Kind::kMoved, steps_done_, boundary_.next_epoch, ""};
+      return MoveOn();
     }
     if (save_every > 0 && steps_done_ % save_every == 0) checkpoint_due_ = true;
     // One at a time: a slow disk delays the next checkpoint instead of piling up copies of the
@@ -93,6 +91,17 @@ absl::StatusOr<TrainEnd> TrainLoop::Run() {
     if (checkpoint_due_ && pending_checkpoint_ == 0) BeginCheckpoint();
   }
   return SaveAndEnd(TrainEnd::Kind::kFinished);
+}
+
+// Every rank's state is where the next epoch finds it: in the memory of one that stays, or on disk.
+absl::StatusOr<TrainEnd> TrainLoop::MoveOn() {
+  if (boundary_.leaves_state_behind) {
+    FATHOM_RETURN_IF_ERROR(SaveAndEnd(TrainEnd::Kind::kMoved).status());
+  } else {
+    FATHOM_RETURN_IF_ERROR(PublishCheckpointWhenDurable(/*wait=*/true));
+    FATHOM_RETURN_IF_ERROR(SnapshotNow());
+  }
+  return TrainEnd{TrainEnd::Kind::kMoved, steps_done_, boundary_.next_epoch, ""};
 }
 
 absl::StatusOr<TrainEnd> TrainLoop::SaveAndEnd(TrainEnd::Kind kind) {
@@ -276,7 +285,7 @@ absl::StatusOr<TrainLoop::StepTotals> TrainLoop::SumOverRanks(const ScheduleLoss
       for (size_t e = 0; e < experts; ++e) sums[6 + e] += layer[e];
     }
   }
-  const BoundaryWish wish = observer_->WishAtBoundary();
+  const BoundaryWish wish = observer_->WishAtBoundary(parts_->plan);
   const absl::Span<double> wishes = absl::MakeSpan(sums).last(kWishes);
   if (wish.ready_for > parts_->plan.epoch()) {
     const double ahead = static_cast<double>(wish.ready_for - parts_->plan.epoch());
@@ -289,6 +298,7 @@ absl::StatusOr<TrainLoop::StepTotals> TrainLoop::SumOverRanks(const ScheduleLoss
   FATHOM_RETURN_IF_ERROR(parts_->world->AllReduceSum(absl::MakeSpan(sums)));
   if (sums[6 + experts] > 0) return weights_check_.Conclude();
   boundary_ = AgreeOnBoundary(wishes);
+  boundary_.leaves_state_behind = wish.leaves_state_behind;
 
   StepTotals totals;
   const double tokens = static_cast<double>(parts_->tokens_per_step);

@@ -28,6 +28,8 @@ namespace fathom::engine {
 // What is to happen at the next boundary between two steps, as this rank knows it.
 struct BoundaryWish {
   uint64_t ready_for = 0;  // epoch that this rank can leave the present one for; 0: none
+  // With it: the change takes some rank's state and its buddy's copy out of the job together.
+  bool leaves_state_behind = false;
   bool park = false;
 };
 
@@ -39,7 +41,7 @@ class TrainObserver {
   virtual void OnStep(const v1::StepReport& report) = 0;
   virtual void OnCheckpoint(const v1::CheckpointReport& report) = 0;
   virtual void OnValidation(const v1::ValidationReport& report) = 0;
-  virtual BoundaryWish WishAtBoundary() { return {}; }
+  virtual BoundaryWish WishAtBoundary(const v1::Plan& /*present*/) { return {}; }
 };
 
 // How the training of an epoch ended, after a whole step.
@@ -86,6 +88,7 @@ class TrainLoop {
   // What all ranks know of the boundary that the step in progress ends at.
   struct Boundary {
     uint64_t next_epoch = 0;
+    bool leaves_state_behind = false;
     bool park = false;
   };
 
@@ -99,6 +102,7 @@ class TrainLoop {
   absl::Status Validate();
   absl::StatusOr<v1::ResumePoint> CheckpointToRestore();
   absl::Status NoteDurable(const v1::ResumePoint& checkpoint);
+  absl::StatusOr<TrainEnd> MoveOn();
   absl::StatusOr<TrainEnd> SaveAndEnd(TrainEnd::Kind kind);
   void BeginCheckpoint();
   absl::Status PublishCheckpointWhenDurable(bool wait);
