@@ -51,7 +51,9 @@ class DrainTest(unittest.TestCase):
         with Cluster(nodes=2, ranks_per_node=2) as cluster:
             job = dict(JOB, parallelism={"pipeline": 2})
             quiet = cluster.train("quiet", **job)
+            cluster.ctl("cordon", "node-1", "--reason", "all on one")
             cluster.begin("moved", 10, **job)
+            cluster.ctl("uncordon", "node-1")
             victim, = [node["name"] for node in cluster.busy_nodes()]
             cluster.ctl("drain", victim, "--reason", "all of it")
             self.wait_for_epoch(cluster, "moved", 2)
