@@ -143,6 +143,7 @@ void CoordinatorCore::Rollback() {
   }
   touched_.insert(gangs_due_.begin(), gangs_due_.end());
   records_.clear();
+  common_pieces_.clear();
   placement_due_ = true;
   device_use_.reset();  // the same numbers will come again
   // A gang of a plan that was not made after all must not speak for the one before.

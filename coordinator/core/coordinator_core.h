@@ -65,6 +65,8 @@ struct CoreOptions {
   int32_t grow_after_ms = 10'000;
 };
 
+using SharedBytes = std::shared_ptr<const std::string>;
+
 class CoordinatorCore {
  public:
   explicit CoordinatorCore(CoreOptions options);
@@ -101,9 +103,13 @@ class CoordinatorCore {
   void Rollback();
 
   // --- Desired states, of what is committed ---
-  // Nodes whose desired state changed since the last call.
+  // Nodes whose desired state changed since the last call; first those that have to start ranks of
+  // a job that had none there.
   std::vector<NodeName> TakeChangedNodes();
   v1::DesiredState DesiredFor(const NodeName& node) const;
+  // The same, serialized, as pieces to be sent one after the other. What nodes have in common, a
+  // job's plan above all, is the same piece for all of them.
+  std::vector<SharedBytes> DesiredPiecesFor(const NodeName& node) const;
 
   // --- What is ---
   absl::StatusOr<v1::JobStatus> GetJob(const v1::GetJobRequest& request) const;
@@ -248,9 +254,10 @@ class CoordinatorCore {
   // --- Who gets devices, and who gives them back (core_waiting.cc) ---
   void PlaceWaitingJobs(Moment now);
   void PlaceRecoveringJobs(Moment now);
-  // What the policy is told. `cannot`: why jobs found no plan although devices enough are free;
-  // `guest`: a job that isn't submitted, or null.
-  QueueInput QueueNow(const std::map<JobId, std::string>& cannot, Moment now,
+  bool AnyWaits() const;
+  // What the policy is told. `open`: what a job that never ran may have; `cannot`: why jobs found
+  // no plan although devices enough are free; `guest`: a job that isn't submitted, or null.
+  QueueInput QueueNow(const DeviceMap& open, const std::map<JobId, std::string>& cannot, Moment now,
                       const DurableJob* guest = nullptr) const;
   WaitingJob WaitingOf(const DurableJob& job) const;
   RunningJob RunningOf(const DurableJob& job, Moment now) const;
@@ -271,10 +278,13 @@ class CoordinatorCore {
   int64_t HeldBy(const std::string& user) const;  // devices
 
   // --- Where a job is placed (core_queue.cc) ---
-  // Empty if the job got a plan, else what it waits for.
-  std::string TryToPlace(const DurableJob& job, bool first_in_line, Moment now);
-  absl::StatusOr<v1::Plan> FindPlan(const DurableJob& job, uint64_t epoch,
-                                    bool first_in_line) const;
+  // Empty if the job got a plan, else what it waits for. `open`: what a job that never ran may
+  // have, kept up to date; null for one that recovers.
+  std::string TryToPlace(const DurableJob& job, bool first_in_line, DeviceMap* open, Moment now);
+  absl::StatusOr<v1::Plan> FindNextOf(const DurableJob& job, bool first_in_line) const;
+  absl::StatusOr<v1::Plan> FindPlan(const DurableJob& job, uint64_t epoch) const;
+  absl::StatusOr<v1::Plan> FindPlanIn(const DeviceMap& devices, const DurableJob& job,
+                                      uint64_t epoch) const;
   absl::StatusOr<v1::Plan> FindRecoveryPlan(const DurableJob& job, bool over_claims) const;
   // Nodes of the job's last plan whose ranks must leave, as their time to drain is over; or that
   // are to leave if that is possible.
@@ -291,8 +301,10 @@ class CoordinatorCore {
   void MarkChangedDesires();
   struct Desire;
   Desire DesireOf(const DurableJob& job) const;
-  void AddDesiredJob(const DurableJob& job, const Gang& gang, v1::DesiredState* desired,
-                     const NodeName& node) const;
+  void AddDesiredJob(const DurableJob& job, const Gang& gang, const NodeName& node,
+                     std::vector<SharedBytes>* pieces) const;
+  // What all nodes are told of this epoch: a DesiredJob without ranks.
+  SharedBytes CommonPieceOf(const DurableJob& job, const Gang& gang) const;
   void AddPreflight(const NodeName& name, v1::DesiredState* desired) const;
 
   const CoreOptions options_;
@@ -354,8 +366,11 @@ class CoordinatorCore {
   };
   std::map<JobId, Desire> desires_;  // as last marked
   std::map<NodeName, std::set<JobId>> desired_on_;
+  // By epoch, as far as they were asked for since the job was last marked.
+  mutable std::map<JobId, std::map<uint64_t, SharedBytes>> common_pieces_;
   std::set<NodeName> preflights_due_;  // nodes whose wished preflight may have changed
   std::set<NodeName> changed_nodes_;
+  std::set<NodeName> starting_nodes_;  // of these, those that go first
   uint64_t desired_version_ = 1;
   std::map<NodeName, uint64_t> version_of_;
 };

@@ -214,10 +214,11 @@ v1::SubmitJobResponse CoordinatorCore::DryRun(const v1::SubmitJobRequest& reques
     response.clear_name();
     response.clear_id();
   }
-  absl::StatusOr<v1::Plan> plan = FindPlan(job, 1, false);
+  absl::StatusOr<v1::Plan> plan = FindPlan(job, 1);
   if (plan.ok()) *response.mutable_plan() = *plan;
   job.queued_ms = last_decided_.wall_ms;
-  const QueueDecision decision = DecideQueue(QueueNow({}, last_decided_, &job));
+  const QueueDecision decision =
+      DecideQueue(QueueNow(DevicesFor(JobId(), false), {}, last_decided_, &job));
   for (const QueuedJob& place : decision.order) {
     if (place.id == job.id && !place.start) response.set_note(place.waits_for);
     if (place.id == job.id && place.start && !plan.ok()) {

@@ -23,18 +23,27 @@ std::string DevicesAsText(const std::vector<FreeNode>& nodes) {
 
 }  // namespace
 
-std::string CoordinatorCore::TryToPlace(const DurableJob& job, bool first_in_line, Moment now) {
+std::string CoordinatorCore::TryToPlace(const DurableJob& job, bool first_in_line, DeviceMap* open,
+                                        Moment now) {
   const bool recovering = job.state == v1::JOB_STATE_RECOVERING;
   const uint64_t epoch = recovering ? job.epoch : job.last_epoch + 1;
-  const std::string free = TextOf(DevicesFor(job.id, first_in_line && recovering), job);
+  // Of a job that ran before, processes may be left that are in nobody's way but others'.
+  const bool never_ran = !recovering && job.last_epoch == 0;
+  const auto free = [&] {
+    if (never_ran) return TextOf(*open, job);
+    return TextOf(DevicesFor(job.id, first_in_line && recovering), job);
+  };
   const auto tried = hopeless_.find(job.id);
-  if (tried != hopeless_.end() && tried->second.devices == free) return tried->second.reason;
-  absl::StatusOr<v1::Plan> plan = FindPlan(job, epoch, first_in_line);
+  if (tried != hopeless_.end() && tried->second.devices == free()) return tried->second.reason;
+  absl::StatusOr<v1::Plan> plan = recovering  ? FindNextOf(job, first_in_line)
+                                  : never_ran ? FindPlanIn(*open, job, epoch)
+                                              : FindPlan(job, epoch);
   if (!plan.ok()) {
     std::string reason(plan.status().message());
-    hopeless_[job.id] = {free, reason};
+    hopeless_[job.id] = {free(), reason};
     return reason;
   }
+  if (open != nullptr) open->Hold(*plan);
   v1::JobChange change;
   if (!recovering) {
     change.set_state(v1::JOB_STATE_STARTING);
@@ -112,18 +121,25 @@ ReplanInput CoordinatorCore::InputFor(const DurableJob& job, uint64_t epoch,
   return input;
 }
 
-// A new job goes on ready nodes. One that recovers keeps what it can of its last plan.
-absl::StatusOr<v1::Plan> CoordinatorCore::FindPlan(const DurableJob& job, uint64_t epoch,
-                                                   bool first_in_line) const {
-  if (job.state == v1::JOB_STATE_RECOVERING && job.plan != nullptr) {
-    absl::StatusOr<v1::Plan> plan = FindRecoveryPlan(job, false);
-    if (plan.ok() || !first_in_line) return plan;
-    absl::StatusOr<v1::Plan> over_claims = FindRecoveryPlan(job, true);
-    return over_claims.ok() ? over_claims : plan;
-  }
+// One that recovers keeps what it can of its last plan.
+absl::StatusOr<v1::Plan> CoordinatorCore::FindNextOf(const DurableJob& job,
+                                                     bool first_in_line) const {
+  if (job.plan == nullptr) return FindPlan(job, job.epoch);
+  absl::StatusOr<v1::Plan> plan = FindRecoveryPlan(job, false);
+  if (plan.ok() || !first_in_line) return plan;
+  absl::StatusOr<v1::Plan> over_claims = FindRecoveryPlan(job, true);
+  return over_claims.ok() ? over_claims : plan;
+}
+
+absl::StatusOr<v1::Plan> CoordinatorCore::FindPlan(const DurableJob& job, uint64_t epoch) const {
+  return FindPlanIn(DevicesFor(job.id, false), job, epoch);
+}
+
+// A new job goes on ready nodes.
+absl::StatusOr<v1::Plan> CoordinatorCore::FindPlanIn(const DeviceMap& devices,
+                                                     const DurableJob& job, uint64_t epoch) const {
   constexpr auto kUse = DeviceMap::Use::kReadyOnly;
   const int64_t needed = RanksOf(job.job->spec());
-  const DeviceMap devices = DevicesFor(job.id, false);
   if (devices.CountFree(kUse) < needed) {
     return absl::ResourceExhaustedError(ShortageReason(needed, devices, kUse));
   }

@@ -27,14 +27,16 @@ void CoordinatorCore::PlaceWaitingJobs(Moment now) {
   PlaceRecoveringJobs(now);
   std::map<JobId, std::string> cannot;
   QueueDecision decision;
-  for (bool again = true; again;) {
+  std::optional<DeviceMap> open;
+  if (AnyWaits()) open = DevicesFor(JobId(), false);
+  for (bool again = open.has_value(); again;) {
     again = false;
-    const QueueInput input = QueueNow(cannot, now);
+    const QueueInput input = QueueNow(*open, cannot, now);
     if (input.waiting.empty()) break;
     decision = DecideQueue(input);
     for (const QueuedJob& place : decision.order) {
       if (!place.start) continue;
-      std::string reason = TryToPlace(*state_.Find(place.id), true, now);
+      std::string reason = TryToPlace(*state_.Find(place.id), true, &*open, now);
       if (reason.empty()) continue;
       // It waits after all, and that changes what those behind it may do.
       cannot[place.id] = std::move(reason);
@@ -65,7 +67,7 @@ void CoordinatorCore::PlaceRecoveringJobs(Moment now) {
     if (WantsPlan(*job)) recovering.push_back(job);
   }
   for (const auto& job : recovering) {
-    std::string reason = TryToPlace(*job, waiting_.empty(), now);
+    std::string reason = TryToPlace(*job, waiting_.empty(), nullptr, now);
     if (!reason.empty()) waiting_[job->id] = std::move(reason);
   }
 }
@@ -135,7 +137,14 @@ RunningJob CoordinatorCore::RunningOf(const DurableJob& job, Moment now) const {
   return running;
 }
 
-QueueInput CoordinatorCore::QueueNow(const std::map<JobId, std::string>& cannot, Moment now,
+bool CoordinatorCore::AnyWaits() const {
+  return std::any_of(state_.unfinished().begin(), state_.unfinished().end(), [](const auto& entry) {
+    return entry.second->state == v1::JOB_STATE_PENDING || WantsPlan(*entry.second);
+  });
+}
+
+QueueInput CoordinatorCore::QueueNow(const DeviceMap& open,
+                                     const std::map<JobId, std::string>& cannot, Moment now,
                                      const DurableJob* guest) const {
   QueueInput input;
   input.now_ms = now.steady_ms;
@@ -157,9 +166,8 @@ QueueInput CoordinatorCore::QueueNow(const std::map<JobId, std::string>& cannot,
   for (const auto& [number, job] : state_.unfinished()) {
     if (IsActive(job->state)) input.running.push_back(RunningOf(*job, now));
   }
-  const DeviceMap devices = DevicesFor(JobId(), false);
-  input.free_devices = devices.CountFree(DeviceMap::Use::kReadyOnly);
-  input.total_devices = devices.CountAll(DeviceMap::Use::kReadyOnly);
+  input.free_devices = open.CountFree(DeviceMap::Use::kReadyOnly);
+  input.total_devices = open.CountAll(DeviceMap::Use::kReadyOnly);
   for (WaitingJob& job : input.waiting) {
     if (!job.recovering) continue;
     // Devices of its own and spares are for it alone, so that it needs so many fewer of the others.

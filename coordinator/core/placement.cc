@@ -169,6 +169,15 @@ int64_t DeviceMap::CountHeld(const std::string& node) const {
   return place == places_.end() ? 0 : place->second.held;
 }
 
+void DeviceMap::Hold(const v1::Plan& plan) {
+  for (const v1::RankAssignment& rank : plan.ranks()) {
+    const auto place = places_.find(rank.node());
+    if (place == places_.end()) continue;
+    ++place->second.held;
+    std::erase(place->second.node.free_devices, rank.device());
+  }
+}
+
 std::string ShortageReason(int64_t needed, const DeviceMap& devices, DeviceMap::Use use) {
   const int64_t all = devices.CountAll(use);
   if (needed > all) {
@@ -199,13 +208,17 @@ absl::StatusOr<v1::Plan> Finished(const PlanningFunctions& planning, const Durab
   if (plan.job() != job.id.value() || plan.epoch() != epoch || plan.ranks_size() == 0) {
     return absl::InternalError("the planner's plan is of another job or epoch, or has no ranks");
   }
-  DeviceSet free;
-  for (const FreeNode& node : nodes) {
-    for (const int32_t device : node.free_devices) free.emplace(node.name, device);
-  }
+  std::map<absl::string_view, const std::vector<int32_t>*> free;
+  for (const FreeNode& node : nodes) free.emplace(node.name, &node.free_devices);
+  std::set<std::pair<absl::string_view, int32_t>> taken;
   for (int i = 0; i < plan.ranks_size(); ++i) {
     const v1::RankAssignment& rank = plan.ranks(i);
-    if (rank.rank() != i || free.erase({rank.node(), rank.device()}) == 0) {
+    const auto node = free.find(rank.node());
+    const bool is_free =
+        node != free.end() &&
+        std::binary_search(node->second->begin(), node->second->end(), rank.device()) &&
+        taken.emplace(rank.node(), rank.device()).second;
+    if (rank.rank() != i || !is_free) {
       return absl::InternalError(absl::StrCat("the planner placed rank ", rank.rank(),
                                               " on device ", rank.device(), " of node ",
                                               rank.node(), ", which is not free"));

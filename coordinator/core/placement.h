@@ -111,6 +111,9 @@ class DeviceMap {
   int64_t CountAll(Use use) const;  // devices of nodes that are up, free or not
   int64_t CountHeld(const std::string& node) const;
 
+  // As if the map were made anew, with another job that has this plan.
+  void Hold(const v1::Plan& plan);
+
  private:
   struct Place {
     FreeNode node;

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "common/base/real_clock.h"
 #include "common/base/status_util.h"
 #include "coordinator/service/coordinator_config.h"
@@ -64,6 +65,8 @@ absl::Status RunCoordinator(const v1::CoordinatorConfig& config, const sigset_t&
 int main(int argc, char** argv) {
   // What gRPC would print, this program says in its own words.
   ::setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
+  // The distribution's library looks for cycles at every lock, also at each of gRPC's.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   const sigset_t signals = fathom::BlockSignals();
   const auto fail = [](const absl::Status& status, int code) {
     std::fprintf(stderr, "fathom-coordinator: %s\n", std::string(status.message()).c_str());

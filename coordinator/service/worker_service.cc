@@ -1,5 +1,6 @@
 #include "coordinator/service/worker_service.h"
 
+#include <google/protobuf/arena.h>
 #include <grpcpp/grpcpp.h>
 
 #include <map>
@@ -63,8 +64,35 @@ bool IsAsBefore(const v1::NodeReport& before, const v1::NodeReport& now) {
   return true;
 }
 
+void Unref(void* piece) { delete static_cast<SharedBytes*>(piece); }
+
+// Large pieces are shared by the streams that send them; small ones are joined, as each would cost
+// more than its bytes.
+grpc::ByteBuffer ToBuffer(const std::vector<SharedBytes>& pieces) {
+  constexpr size_t kJoinBelowBytes = 4096;
+  std::vector<grpc::Slice> slices;
+  std::string joined;
+  const auto flush = [&] {
+    if (!joined.empty()) slices.emplace_back(joined);
+    joined.clear();
+  };
+  for (const SharedBytes& piece : pieces) {
+    if (piece->size() < kJoinBelowBytes) {
+      joined += *piece;
+      continue;
+    }
+    flush();
+    // The library only reads what it is given to send.
+    slices.emplace_back(const_cast<char*>(piece->data()), piece->size(), &Unref,
+                        new SharedBytes(piece));
+  }
+  flush();
+  return grpc::ByteBuffer(slices.data(), slices.size());
+}
+
 // Lives from the call's begin until gRPC is done with it and no event refers to it any more.
-class Stream final : public grpc::ServerBidiReactor<v1::NodeReport, v1::DesiredState> {
+// Messages are bytes here, so that a plan is serialized once for all nodes.
+class Stream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
   using SharedReport = std::shared_ptr<const v1::NodeReport>;
 
@@ -82,10 +110,17 @@ class Stream final : public grpc::ServerBidiReactor<v1::NodeReport, v1::DesiredS
     SharedReport report;
     bool hurried = true;
     {
+      const auto parsed = NewReport();
+      if (!Parse(&incoming_, parsed.get())) {
+        return End(absl::InvalidArgumentError("what came is no NodeReport"));
+      }
+      report = parsed;
+    }
+    {
       std::lock_guard lock(mutex_);
       self = self_;
       if (self == nullptr) return;
-      report = std::move(incoming_);
+      reading_ = false;
       hurried = previous_ == nullptr || !IsAsBefore(*previous_, *report);
       previous_ = report;
       ++unhandled_;
@@ -136,9 +171,9 @@ class Stream final : public grpc::ServerBidiReactor<v1::NodeReport, v1::DesiredS
         nullptr);
   }
 
-  void Send(v1::DesiredState desired) {
+  void Send(const std::vector<SharedBytes>& desired) {
     std::lock_guard lock(mutex_);
-    next_ = std::move(desired);
+    next_ = ToBuffer(desired);
     Advance();
   }
 
@@ -153,8 +188,21 @@ class Stream final : public grpc::ServerBidiReactor<v1::NodeReport, v1::DesiredS
 
   // The caller holds mutex_.
   void Read() {
-    incoming_ = std::make_shared<v1::NodeReport>();
-    StartRead(incoming_.get());
+    reading_ = true;
+    StartRead(&incoming_);
+  }
+
+  // In one piece of memory, as it is made and dropped as a whole.
+  static std::shared_ptr<v1::NodeReport> NewReport() {
+    google::protobuf::ArenaOptions options;
+    options.start_block_size = 4096;
+    auto arena = std::make_shared<google::protobuf::Arena>(options);
+    auto* report = google::protobuf::Arena::CreateMessage<v1::NodeReport>(arena.get());
+    return {std::move(arena), report};
+  }
+
+  static bool Parse(grpc::ByteBuffer* bytes, v1::NodeReport* report) {
+    return grpc::SerializationTraits<v1::NodeReport>::Deserialize(bytes, report).ok();
   }
 
   // On the loop's thread.
@@ -176,14 +224,14 @@ class Stream final : public grpc::ServerBidiReactor<v1::NodeReport, v1::DesiredS
     }
     if (older != nullptr) older->End(absl::AbortedError("the node has opened a newer stream"));
     if (is_first) {
-      Send(core.DesiredFor(name));
+      Send(core.DesiredPiecesFor(name));
     } else if (node_ != name) {
       return End(absl::InvalidArgumentError(
           absl::StrCat("a stream of node ", node_.value(), " reported for node ", name.value())));
     }
     std::lock_guard lock(mutex_);
     --unhandled_;
-    if (!end_ && self_ != nullptr && incoming_ == nullptr) Read();
+    if (!end_ && self_ != nullptr && !reading_) Read();
   }
 
   // One write at a time, the newest wins; the end waits for the write in progress.
@@ -194,7 +242,7 @@ class Stream final : public grpc::ServerBidiReactor<v1::NodeReport, v1::DesiredS
       finished_ = true;
       Finish(ToGrpc(*end_));
     } else if (next_) {
-      current_ = *std::move(next_);
+      current_.Swap(&*next_);
       next_.reset();
       writing_ = true;
       StartWrite(&current_);
@@ -206,11 +254,12 @@ class Stream final : public grpc::ServerBidiReactor<v1::NodeReport, v1::DesiredS
   std::mutex mutex_;  // guards what follows
   NodeName node_;     // written once, with mutex_, by the loop's thread, which may read it without
   int64_t incarnation_ = 0;
-  std::shared_ptr<v1::NodeReport> incoming_;  // being read; null: nothing is
+  grpc::ByteBuffer incoming_;  // the library's while reading_, then OnReadDone's
+  bool reading_ = false;
   SharedReport previous_;
   int unhandled_ = 0;  // reports that the loop has yet to see
-  std::optional<v1::DesiredState> next_;
-  v1::DesiredState current_;
+  std::optional<grpc::ByteBuffer> next_;
+  grpc::ByteBuffer current_;  // the library's while writing_
   std::optional<absl::Status> end_;
   bool writing_ = false;
   bool finished_ = false;
@@ -247,17 +296,19 @@ int Streams::size() const {
 
 }  // namespace
 
-class WorkerService::Impl final : public v1::WorkerService::CallbackService {
+using RawService = v1::WorkerService::WithRawCallbackMethod_Synchronize<v1::WorkerService::Service>;
+
+class WorkerService::Impl final : public RawService {
  public:
   explicit Impl(EventLoop* loop) : loop_(loop) {
     loop->AddHook([this](const CoordinatorCore& core, const std::vector<NodeName>& changed) {
       for (const NodeName& node : changed) {
-        if (const auto stream = streams_.Find(node)) stream->Send(core.DesiredFor(node));
+        if (const auto stream = streams_.Find(node)) stream->Send(core.DesiredPiecesFor(node));
       }
     });
   }
 
-  grpc::ServerBidiReactor<v1::NodeReport, v1::DesiredState>* Synchronize(
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Synchronize(
       grpc::CallbackServerContext*) override {
     return Stream::Begin(loop_, &streams_);
   }
