@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "cli/render.h"
 #include "cli/resources.h"
 #include "cli/value.h"
@@ -24,6 +25,9 @@ void PrintChange(const std::string& job, v1::JobState state, const std::string& 
   value.Set("name", job).Set("state", StateText(state)).Set("note", TextOrNull(note));
   session.out() << RenderOne(job, value, session.format());
 }
+
+// What a rank said last may be several lines.
+std::string OneLine(const std::string& text) { return absl::StrReplaceAll(text, {{"\n", " | "}}); }
 
 }  // namespace
 
@@ -58,8 +62,10 @@ absl::Status RunExplain(const QueueOptions& options, Session& session) {
   const std::vector<v1::QueueEntry> queue(response.queue().begin(), response.queue().end());
   const Table table = QueueTable(queue, session.environment().clock->WallMs());
   if (session.for_people()) {
-    session.out() << response.summary() << "\n";
-    for (const std::string& line : response.lines()) session.out() << "  " << line << "\n";
+    session.out() << OneLine(response.summary()) << "\n";
+    for (const std::string& line : response.lines()) {
+      session.out() << "  " << OneLine(line) << "\n";
+    }
     if (!queue.empty()) session.out() << "\n" << RenderTable(table, session.format());
     return absl::OkStatus();
   }

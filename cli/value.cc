@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "common/base/check.h"
 #include "common/base/text.h"
 
@@ -157,7 +158,9 @@ std::string Inline(const Value& value) {
 
 std::string CellText(const Value& value) {
   if (!IsShown(value)) return "-";
-  return IsNested(value) ? absl::StrCat("[", Inline(value), "]") : Scalar(value, PrintableText);
+  if (IsNested(value)) return absl::StrCat("[", Inline(value), "]");
+  // A cell is one line, whatever its text holds.
+  return absl::StrReplaceAll(Scalar(value, PrintableText), {{"\n", " | "}});
 }
 
 std::string Padded(const std::string& text, size_t width) {

@@ -2,9 +2,9 @@
 # Runs every test that needs no accelerator, and ends with one line: "N passed, N failed".
 #
 #   tests/run.sh                install what is missing, build, tidy, all tests, then the address
-#                               and undefined-behaviour sanitizers on pure code, kernels, parsers
-#   tests/run.sh --all          also: those sanitizers everywhere, the thread sanitizer on
-#                               transports and queues, clang-tidy
+#                               and undefined-behaviour sanitizers on kernels and parsers
+#   tests/run.sh --all          also: those sanitizers everywhere, the simulation of the cores among
+#                               it, the thread sanitizer on transports and queues, clang-tidy
 #   tests/run.sh --no-install   leave the system's packages alone
 #
 # Exits with 0 when all passed, 1 when something failed, 2 on a wrong option. Logs stay where the
@@ -29,9 +29,9 @@ logs=$(mktemp -d "${TMPDIR:-/tmp}/fathom-tests-XXXXXX")
 results=$logs/results
 : >"$results"
 
-# What `bazel test` is asked for, and what the sanitizers look at: pure code, kernels, parsers.
+# What `bazel test` is asked for, and what the sanitizers look at: kernels and what parses files.
 NEEDS_HARDWARE='gpu|rdma'
-SANITIZED='//common/... + //coordinator/core/... + //coordinator/planner/... + //kernels/...'
+SANITIZED='//common/base/... + //common/data/... + //common/checkpoint/... + //kernels/...'
 THREADED='//worker/transport/... + //coordinator/service/... + //common/...'
 
 say() { printf '%s %s\n' "$(date +%H:%M:%S)" "$*"; }
@@ -91,7 +91,7 @@ if ((all)); then
   say "running clang-tidy"
   step clang-tidy clang_tidy
 else
-  say "running pure code, kernels and parsers under the address and undefined-behaviour sanitizers"
+  say "running kernels and parsers under the address and undefined-behaviour sanitizers"
   bazel_tests asan "$SANITIZED" 'asan ' --config=asan
 fi
 
