@@ -103,8 +103,8 @@ class CoordinatorCore {
   void Rollback();
 
   // --- Desired states, of what is committed ---
-  // Nodes whose desired state changed since the last call; first those that have to start ranks of
-  // a job that had none there.
+  // Nodes whose desired state changed since the last call; first those that have to start
+  // processes for ranks, as a job had none there or one failed.
   std::vector<NodeName> TakeChangedNodes();
   v1::DesiredState DesiredFor(const NodeName& node) const;
   // The same, serialized, as pieces to be sent one after the other. What nodes have in common, a

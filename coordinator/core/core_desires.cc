@@ -35,6 +35,12 @@ bool MayMeet(const Gang& gang, const Gang& present) {
   return present.CountOf(v1::RANK_STATE_MOVED) == present.Size();
 }
 
+bool ReportsFailed(const v1::NodeReport& report, const JobId& job) {
+  return std::any_of(report.ranks().begin(), report.ranks().end(), [&](const v1::RankStatus& rank) {
+    return rank.state() == v1::RANK_STATE_FAILED && rank.job() == job.value();
+  });
+}
+
 }  // namespace
 
 CoordinatorCore::Desire CoordinatorCore::DesireOf(const DurableJob& job) const {
@@ -80,7 +86,10 @@ void CoordinatorCore::MarkChangedDesires() {
     if (desire.signature.empty()) continue;
     for (const std::string& name : desire.nodes) {
       changed_nodes_.insert(NodeName(name));
-      if (!before.contains(name)) starting_nodes_.insert(NodeName(name));
+      const NodeEntry* entry = nodes_.Find(NodeName(name));
+      const bool starts =
+          !before.contains(name) || (entry != nullptr && ReportsFailed(entry->report, id));
+      if (starts) starting_nodes_.insert(NodeName(name));
       desired_on_[NodeName(name)].insert(id);
     }
     desires_[id] = std::move(desire);

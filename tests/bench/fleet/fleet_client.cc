@@ -1,5 +1,7 @@
 #include "tests/bench/fleet/fleet_client.h"
 
+#include <google/protobuf/arena.h>
+#include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
@@ -102,16 +104,21 @@ class Board {
   int64_t reports_ = 0;
 };
 
+// Answers come as bytes, so that when they came is known before what they say: the nodes share few
+// processors here to read them.
+using SynchronizeStub = grpc::TemplatedGenericStub<v1::NodeReport, grpc::ByteBuffer>;
+constexpr char kSynchronize[] = "/fathom.v1.WorkerService/Synchronize";
+
 // One Synchronize call. Deletes itself when gRPC is done with it.
-class Call final : public grpc::ClientBidiReactor<v1::NodeReport, v1::DesiredState> {
+class Call final : public grpc::ClientBidiReactor<v1::NodeReport, grpc::ByteBuffer> {
  public:
   Call(Slot* slot, int number, Board* board) : slot_(slot), number_(number), board_(board) {}
 
   // The caller holds the slot's mutex.
-  void Begin(v1::WorkerService::Stub* stub) {
-    stub->async()->Synchronize(&context_, this);
+  void Begin(SynchronizeStub* stub) {
+    stub->PrepareBidiStreamingCall(&context_, kSynchronize, {}, this);
     AddHold();  // as reports are sent from outside of reactions
-    StartRead(&desired_);
+    StartRead(&bytes_);
     Send();
     StartCall();
   }
@@ -137,18 +144,22 @@ class Call final : public grpc::ClientBidiReactor<v1::NodeReport, v1::DesiredSta
   }
 
   void OnReadDone(bool ok) override {
+    const absl::Duration arrived = board_->Now();
+    google::protobuf::Arena arena;
+    auto* desired = google::protobuf::Arena::CreateMessage<v1::DesiredState>(&arena);
+    ok = ok && grpc::SerializationTraits<v1::DesiredState>::Deserialize(&bytes_, desired).ok();
     {
       std::lock_guard lock(slot_->mutex);
       if (!ok) {
         ended_ = true;
       } else if (!cancelled_) {
-        NoteArrivals();
-        if (slot_->node.Obey(desired_, board_->Step(), board_->NowMs())) Send();
+        NoteArrivals(*desired, arrived);
+        if (slot_->node.Obey(*desired, board_->Step(), board_->NowMs())) Send();
       }
     }
     board_->Changed();
     if (ok) {
-      StartRead(&desired_);
+      StartRead(&bytes_);
     } else {
       RemoveHold();
     }
@@ -170,13 +181,13 @@ class Call final : public grpc::ClientBidiReactor<v1::NodeReport, v1::DesiredSta
   }
 
  private:
-  void NoteArrivals() {
-    for (const v1::DesiredJob& job : desired_.jobs()) {
+  void NoteArrivals(const v1::DesiredState& desired, absl::Duration arrived) {
+    for (const v1::DesiredJob& job : desired.jobs()) {
       if (job.hold()) continue;
       const std::string& name = job.plan().job();
       const bool had_job = slot_->node.HasJob(name);
       if (!slot_->seen.emplace(name, job.plan().epoch()).second) continue;
-      board_->Note(name, {number_, job.plan().epoch(), had_job, board_->Now()});
+      board_->Note(name, {number_, job.plan().epoch(), had_job, arrived});
     }
   }
 
@@ -184,8 +195,8 @@ class Call final : public grpc::ClientBidiReactor<v1::NodeReport, v1::DesiredSta
   const int number_;
   Board* const board_;
   grpc::ClientContext context_;
-  v1::DesiredState desired_;  // gRPC's but in OnReadDone
-  v1::NodeReport report_;     // gRPC's while writing_
+  grpc::ByteBuffer bytes_;  // gRPC's but in OnReadDone
+  v1::NodeReport report_;   // gRPC's while writing_
   // Guarded by the slot's mutex.
   bool writing_ = false;
   bool again_ = false;
@@ -266,7 +277,7 @@ class FleetClient::Impl {
         operators_(v1::OperatorService::NewStub(OwnConnection(options_.address))) {
     for (size_t i = 0; i < options_.nodes.size(); ++i) {
       if (i % static_cast<size_t>(options_.nodes_per_channel) == 0) {
-        stubs_.push_back(v1::WorkerService::NewStub(OwnConnection(options_.address)));
+        stubs_.push_back(std::make_unique<SynchronizeStub>(OwnConnection(options_.address)));
       }
       slots_.push_back(std::make_unique<Slot>(options_.nodes[i], options_.finish_at_once));
     }
@@ -356,7 +367,7 @@ class FleetClient::Impl {
   const FleetOptions options_;
   Board board_;
   const std::unique_ptr<v1::OperatorService::Stub> operators_;
-  std::vector<std::unique_ptr<v1::WorkerService::Stub>> stubs_;
+  std::vector<std::unique_ptr<SynchronizeStub>> stubs_;
   std::vector<std::unique_ptr<Slot>> slots_;
   std::mutex stop_mutex_;
   std::condition_variable stop_;

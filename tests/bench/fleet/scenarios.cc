@@ -134,6 +134,7 @@ struct Recovery {
   double replacement_ms = 0;  // the new plan at the node that takes the place
   double everywhere_ms = 0;   // at every node of the job
   double training_ms = 0;     // all ranks train again
+  double cpu_ms = 0;          // the coordinator's until then
 };
 
 // Waits until every node of the job has the epoch after `epoch`, and trains in it.
@@ -165,16 +166,19 @@ void AddRecoveries(Bench* bench, const std::string& what, const std::vector<Reco
   std::vector<double> replacement;
   std::vector<double> everywhere;
   std::vector<double> training;
+  double cpu_ms = 0;
   for (const Recovery& one : all) {
     replacement.push_back(one.replacement_ms);
     everywhere.push_back(one.everywhere_ms);
     training.push_back(one.training_ms);
+    cpu_ms += one.cpu_ms / static_cast<double>(all.size());
   }
   bench->Add(absl::StrCat(what, " to new plan, p50"), Percentile(replacement, 0.5), "ms");
   bench->Add(absl::StrCat(what, " to new plan, p99"), Percentile(replacement, 0.99), "ms",
              target_ms);
   bench->Add(absl::StrCat(what, " to plan at all nodes, p99"), Percentile(everywhere, 0.99), "ms");
   bench->Add(absl::StrCat(what, " to all training, p99"), Percentile(training, 0.99), "ms");
+  bench->Add(absl::StrCat(what, ": coordinator's CPU until then, mean"), cpu_ms, "ms");
 }
 
 // Nodes that notice a loss by themselves: a few neighbours.
@@ -203,6 +207,7 @@ absl::Status Failures(Bench* bench) {
     fleet.Await([] { return false; }, absl::Milliseconds(1500));
     const std::vector<int> nodes = fleet.NodesOf(job);
     const int lost = nodes[static_cast<size_t>(i * 37) % nodes.size()];
+    const absl::Duration cpu = bench->coordinator->CpuTime();
     const absl::Duration since = bench->Now();
     const bool whole_node = i % 2 == 0;
     if (whole_node) {
@@ -212,8 +217,9 @@ absl::Status Failures(Bench* bench) {
     }
     fleet.Blame(Neighbours(nodes, lost), lost);
     FATHOM_ASSIGN_OR_RETURN(
-        const Recovery recovery,
+        Recovery recovery,
         AwaitRecovery(bench, job, &epoch, static_cast<int>(nodes.size()), lost, since));
+    recovery.cpu_ms = absl::ToDoubleMilliseconds(bench->coordinator->CpuTime() - cpu);
     (whole_node ? of_nodes : of_ranks).push_back(recovery);
     if (whole_node) fleet.Revive(lost);
   }
