@@ -15,7 +15,7 @@ BUILD_PACKAGES=(
 )
 TEST_PACKAGES=(
   libgtest-dev libgmock-dev libbenchmark-dev clang-format clang-tidy prometheus curl
-  iproute2 openssl
+  iproute2 openssl strace
 )
 DATA_PACKAGES=(dict-gcide dictzip)
 
