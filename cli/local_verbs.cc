@@ -191,19 +191,22 @@ class Starter {
     CoordinatorEndpoint endpoint;
     endpoint.address = record_.address;
     FATHOM_ASSIGN_OR_RETURN(const auto client, session_.environment().connect(endpoint));
-    return Await("all nodes to be READY", [&]() -> absl::StatusOr<bool> {
-      const auto nodes = client->ListNodes(v1::ListNodesRequest());
-      // Not yet there, or refusing: the daemons' own end is noticed by Await.
-      if (!nodes.ok()) return false;
-      std::map<std::string, const v1::NodeStatus*> by_name;
-      for (const v1::NodeStatus& node : nodes->nodes()) by_name[node.node().name()] = &node;
-      return std::all_of(record_.daemons.begin(), record_.daemons.end(), [&](const auto& daemon) {
-        if (daemon.name == kCoordinatorName) return true;
-        const auto found = by_name.find(daemon.name);
-        return found != by_name.end() && found->second->pid() == daemon.process.pid &&
-               found->second->state() != v1::NODE_STATE_LOST;
-      });
-    });
+    return Await(
+        "all nodes to be READY and done with their preflight", [&]() -> absl::StatusOr<bool> {
+          const auto nodes = client->ListNodes(v1::ListNodesRequest());
+          // Not yet there, or refusing: the daemons' own end is noticed by Await.
+          if (!nodes.ok()) return false;
+          std::map<std::string, const v1::NodeStatus*> by_name;
+          for (const v1::NodeStatus& node : nodes->nodes()) by_name[node.node().name()] = &node;
+          return std::all_of(
+              record_.daemons.begin(), record_.daemons.end(), [&](const auto& daemon) {
+                if (daemon.name == kCoordinatorName) return true;
+                const auto found = by_name.find(daemon.name);
+                return found != by_name.end() && found->second->pid() == daemon.process.pid &&
+                       found->second->state() != v1::NODE_STATE_LOST &&
+                       !found->second->preflight().id().empty();
+              });
+        });
   }
 
   template <typename Condition>

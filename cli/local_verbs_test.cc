@@ -59,6 +59,7 @@ class LocalVerbsTest : public testing::Test {
         node.mutable_node()->set_name(record->daemons[i].name);
         node.set_pid(record->daemons[i].process.pid);
         node.set_state(record->daemons[i].spare ? v1::NODE_STATE_SPARE : v1::NODE_STATE_READY);
+        node.mutable_preflight()->set_id("start");
         ctl_.coordinator.nodes.push_back(node);
       }
     };

@@ -68,8 +68,11 @@ class CoordinatorKilledInTransactionTest(unittest.TestCase):
              "-o", os.path.join(cluster.folder, "strace.log")], stdin=subprocess.DEVNULL)
 
         def attached():
-            with open(f"/proc/{pid}/status", encoding="ascii") as stream:
-                return re.search(r"TracerPid:\t[1-9]", stream.read())
+            try:
+                with open(f"/proc/{pid}/status", encoding="ascii") as stream:
+                    return re.search(r"TracerPid:\t[1-9]", stream.read())
+            except FileNotFoundError:
+                return True  # and killed already
 
         wait_until(attached, 20, "the tracer is attached")
         return pid, tracer
