@@ -2,10 +2,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <chrono>
-#include <cstdio>
-#include <functional>
-
 #include "absl/strings/str_cat.h"
 #include "common/plan/job_resolve.h"
 #include "common/plan/plan_check.h"
@@ -550,104 +546,6 @@ TEST(OldLogTest, JobsWithoutLaterFields_GetDefaultsAndANextPlanThatPassesTheChec
   EXPECT_EQ(after->epoch, 2u);
   EXPECT_EQ(after->plan->ranks(0).node(), "b");
   EXPECT_TRUE(after->plan->spec().recovery().verify_weights());
-}
-
-// --- Cost ---
-
-double MillisecondsOf(const std::function<void()>& work) {
-  const auto begin = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin)
-      .count();
-}
-
-TEST(CostTest, UnchangedHeartbeat_CostsNothingNextToTheFirst) {
-  TestCluster cluster;
-  constexpr int kNodes = 256;
-  for (int i = 0; i < kNodes; ++i) cluster.AddNode(absl::StrCat("n", 1000 + i), 8);
-  const std::string job = cluster.Submit(8 * kNodes);
-  cluster.Settle();
-  ASSERT_EQ(cluster.State(job), "RUNNING");
-  std::vector<v1::NodeReport> reports;
-  for (const auto& [name, node] : cluster.nodes) reports.push_back(node.Report());
-  const double beat_ms = MillisecondsOf([&] {
-    for (const v1::NodeReport& report : reports) {
-      ASSERT_TRUE(cluster.core->Report(report, cluster.now).ok());
-      ASSERT_TRUE(cluster.core->records().empty());
-      cluster.core->Commit();
-    }
-  });
-  RecordProperty("heartbeat_us", std::to_string(1000 * beat_ms / kNodes));
-  EXPECT_LT(beat_ms, 300.0) << "of all nodes together, once a second";
-
-  v1::NodeReport last = reports.back();
-  last.mutable_ranks(0)->set_state(v1::RANK_STATE_FAILED);
-  const double plan_ms = MillisecondsOf([&] {
-    ASSERT_TRUE(cluster.core->Report(last, cluster.now).ok());
-    cluster.core->Commit();
-  });
-  RecordProperty("failure_to_plan_ms", std::to_string(plan_ms));
-  EXPECT_EQ(cluster.Job(job).plan().epoch(), 2u);
-  EXPECT_LT(plan_ms, 1000.0);
-  std::printf("heartbeat %.1f us, failure to plan %.1f ms\n", 1000 * beat_ms / kNodes, plan_ms);
-}
-
-TEST(CostTest, LongQueueAndPast_HeartbeatsAndTicksStayCheap) {
-  TestCluster cluster;
-  constexpr int kNodes = 256;
-  constexpr int kPast = 1000;
-  constexpr int kWaiting = 500;
-  constexpr int kHurt = 40;  // jobs that lost a node and wait, with devices claimed
-  for (int i = 0; i < kPast; ++i) {
-    v1::CancelJobRequest cancel;
-    cancel.set_name(cluster.Submit(1));
-    ASSERT_TRUE(cluster.core->Cancel(cancel, cluster.now).ok());
-    cluster.Commit();
-  }
-  for (int i = 0; i < kNodes; ++i) cluster.AddNode(absl::StrCat("n", 1000 + i), 8);
-  for (int i = 0; i < kNodes / 4; ++i) cluster.Submit(32);
-  cluster.Settle();
-  for (int i = 0; i < kHurt; ++i) cluster.nodes[absl::StrCat("n", 1000 + 4 * i)].up = false;
-  for (int i = 0; i < 6; ++i) {
-    cluster.Advance(1000);
-    cluster.ReportAll();
-  }
-  cluster.Settle();
-  ASSERT_EQ(cluster.core->WaitingCount(), kHurt);
-  cluster.core->BeginBatch();
-  for (int i = 0; i < kWaiting; ++i) {
-    ASSERT_TRUE(cluster.core->Submit(TestCluster::JobOf(16), {}, cluster.now).ok());
-  }
-  cluster.core->EndBatch(cluster.now);
-  cluster.Commit();
-  ASSERT_EQ(cluster.core->WaitingCount(), kWaiting + kHurt);
-
-  v1::NodeReport report = cluster.nodes["n1001"].Report();
-  constexpr int kBeats = 200;
-  const double beats_ms = MillisecondsOf([&] {
-    for (int i = 0; i < kBeats; ++i) {
-      ASSERT_TRUE(cluster.core->Report(report, cluster.now).ok());
-      cluster.core->Commit();
-    }
-  });
-  constexpr int kTicks = 5;
-  const double ticks_ms = MillisecondsOf([&] {
-    for (int i = 0; i < kTicks; ++i) {
-      cluster.core->Tick(cluster.now);
-      cluster.core->Commit();
-    }
-  });
-  // Something changed, so that all is thought over again.
-  const double change_ms = MillisecondsOf([&] {
-    report.set_spare(true);
-    ASSERT_TRUE(cluster.core->Report(report, cluster.now).ok());
-    cluster.core->Commit();
-  });
-  std::printf("heartbeat %.1f us, tick %.1f ms, change %.1f ms\n", 1000 * beats_ms / kBeats,
-              ticks_ms / kTicks, change_ms);
-  EXPECT_LT(beats_ms / kBeats, 1.0);
-  EXPECT_LT(ticks_ms / kTicks, 100.0) << "a few in each lease";
-  EXPECT_LT(change_ms, 1000.0);
 }
 
 }  // namespace

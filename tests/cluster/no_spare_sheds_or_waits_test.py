@@ -48,10 +48,10 @@ class NoSpareTest(unittest.TestCase):
             if not ended(job):
                 self.assertEqual(cluster.recoveries("smaller")[1]["cause"], "grow")
             smaller = cluster.finish("smaller")
-            # The same samples and weights, summed in another order: in the steps after the change the
-            # losses differ by the rounding of fp32 alone, far below what the log shows of them. Later
-            # a rounding may send a token to another expert, and the runs go apart as those of any
-            # two layouts do.
+            # The same samples and weights, summed in another order: in the steps after the change
+            # the losses differ by the rounding of fp32 alone, far below what the log shows of them.
+            # Later a rounding may send a token to another expert, and the runs go apart as those
+            # of any two layouts do.
             expected, found = (losses_by_step(cluster, job["id"]) for job in (quiet, smaller))
             self.assertEqual(sorted(found), list(range(1, 251)), "each step, none twice but redone")
             shed_at = cluster.recoveries("smaller")[0]["resumed_step"]

@@ -53,7 +53,7 @@ uint64_t SeedThatFinds(planted::Bug bug) {
 
 class PlantedBugs : public testing::TestWithParam<planted::Bug> {};
 
-TEST_P(PlantedBugs, IsFound) {
+TEST_P(PlantedBugs, InThousandsOfSeeds_IsFound) {
   std::printf("%s\n", planted::NameOf(GetParam()));
   const uint64_t seed = SeedThatFinds(GetParam());
   EXPECT_NE(seed, 0u) << planted::NameOf(GetParam()) << " was not found in " << kSeeds << " seeds";
