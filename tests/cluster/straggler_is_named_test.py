@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """A rank that is stopped and let go on again and again, so that it works at a fraction of its
-speed, is named with its node; where the coordinator may act, its node is replaced at a step boundary."""
+speed, is named with its node; where the coordinator may act, its node is replaced at a step
+boundary."""
 
 import os
 import signal
