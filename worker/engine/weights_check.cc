@@ -97,6 +97,8 @@ void WeightsCheck::CompareWithHolders(absl::Span<const double> sums) {
 absl::Status WeightsCheck::Conclude() {
   FATHOM_ASSIGN_OR_RETURN(const std::vector<std::string> findings,
                           parts_->world->AllGatherMessages(finding_));
+  // Nobody leaves while a peer still gathers. One that is gone all the same has told what it knew.
+  parts_->world->Barrier().IgnoreError();
   std::set<std::string> distinct(findings.begin(), findings.end());
   distinct.erase("");
   const std::string message = absl::StrCat(kCorruption, absl::StrJoin(distinct, "; "));
