@@ -54,7 +54,6 @@ inline constexpr int kDefaultLeaseMs = 5000;
 inline constexpr int kMinHeartbeatMs = 20;
 inline constexpr int kMaxLeaseMs = 3'600'000;
 inline constexpr int kMinHeartbeatsPerLease = 2;  // one lost report must not cost a node
-inline constexpr int kStopWaitMs = 15'000;  // for old ranks to end before a job is planned anew
 inline constexpr int kKeepaliveMs = 10'000;
 inline constexpr int kKeepaliveTimeoutMs = 5000;
 inline constexpr int kHttpTimeoutMs = 5000;

@@ -58,7 +58,7 @@ class NoSpareTest(unittest.TestCase):
             for step in range(1, shed_at + 4):
                 for loss in found[step]:
                     self.assertAlmostEqual(loss, expected[step][0], delta=5e-4, msg=f"step {step}")
-            self.assertAlmostEqual(smaller["loss"], quiet["loss"], delta=0.05)
+            self.assertAlmostEqual(smaller["loss"], quiet["loss"], delta=0.02)
             for recovery in cluster.recoveries("smaller"):
                 self.assertLessEqual(recovery["steps_redone"], 1)
 
