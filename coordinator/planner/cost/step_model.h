@@ -14,20 +14,11 @@
 #include "common/schedule/event_simulator.h"
 #include "common/schedule/instruction.h"
 #include "coordinator/planner/cost/memory_model.h"
+#include "coordinator/planner/rank_placement.h"
 #include "proto/fathom/v1/hardware.pb.h"
 #include "proto/fathom/v1/prediction.pb.h"
 
 namespace fathom::planner {
-
-// Where the ranks of a layout lie, as far as costs go.
-struct RankPlacement {
-  struct Place {
-    int node = 0;  // index into Topology::nodes()
-    int device = 0;
-  };
-  // By rank: (replica * expert + expert_rank) * pipeline + pipeline_rank.
-  std::vector<Place> places;
-};
 
 // Times of one micro-batch through one stage, seconds, on the slowest device that holds it.
 struct StageTimes {
