@@ -19,6 +19,7 @@ struct NodeCapacity {
   std::string name;
   std::vector<int> free_devices;
   std::string failure_domain;  // such as a rack or a power feed; empty: unknown
+  std::string leaf;            // switch that it is under; empty: unknown
 };
 
 // In rank order. RESOURCE_EXHAUSTED: too few free devices; says how many are needed and how many
