@@ -84,22 +84,24 @@ bool IsNested(const Value& value) {
   return value.kind() == Value::Kind::kList || value.kind() == Value::Kind::kObject;
 }
 
+// Below 0 `indent` means one line.
 void AppendJson(const Value& value, int indent, std::string& out) {
   if (!IsNested(value)) {
     out += Scalar(value, QuotedJson);
     return;
   }
   const bool list = value.kind() == Value::Kind::kList;
-  const std::string margin(static_cast<size_t>(indent) + 2, ' ');
+  const bool line = indent < 0;
+  const std::string margin = line ? "" : "\n" + std::string(static_cast<size_t>(indent), ' ');
   out.push_back(list ? '[' : '{');
   bool first = true;
   for (const auto& [key, member] : value.members()) {
-    absl::StrAppend(&out, first ? "\n" : ",\n", margin);
+    absl::StrAppend(&out, first ? "" : line ? ", " : ",", margin, line ? "" : "  ");
     if (!list) absl::StrAppend(&out, QuotedJson(key), ": ");
-    AppendJson(member, indent + 2, out);
+    AppendJson(member, line ? indent : indent + 2, out);
     first = false;
   }
-  if (!first) absl::StrAppend(&out, "\n", margin.substr(2));
+  if (!first) out += margin;
   out.push_back(list ? ']' : '}');
 }
 
@@ -242,7 +244,7 @@ std::string EnumText(const google::protobuf::EnumValueDescriptor& value) {
 }
 
 // A singular field (index < 0), or one element of a repeated one.
-Value FieldValue(const Message& message, const FieldDescriptor& field, int index) {
+Value FieldValue(const Message& message, const FieldDescriptor& field, int index, Fields fields) {
   const Reflection& reflection = *message.GetReflection();
   const bool one = index < 0;
   switch (field.cpp_type()) {
@@ -275,9 +277,22 @@ Value FieldValue(const Message& message, const FieldDescriptor& field, int index
                             : reflection.GetRepeatedEnum(message, &field, index)));
     case FieldDescriptor::CPPTYPE_MESSAGE:
       return ValueOf(one ? reflection.GetMessage(message, &field)
-                         : reflection.GetRepeatedMessage(message, &field, index));
+                         : reflection.GetRepeatedMessage(message, &field, index),
+                     fields);
   }
   return Value();
+}
+
+// In the order of their numbers, and of kAll in that of the proto file.
+std::vector<const FieldDescriptor*> FieldsOf(const Message& message, Fields fields) {
+  std::vector<const FieldDescriptor*> chosen;
+  if (fields == Fields::kSet) {
+    message.GetReflection()->ListFields(message, &chosen);
+    return chosen;
+  }
+  const auto& type = *message.GetDescriptor();
+  for (int i = 0; i < type.field_count(); ++i) chosen.push_back(type.field(i));
+  return chosen;
 }
 
 }  // namespace
@@ -308,29 +323,30 @@ Value& Value::Add(Value value) {
 
 Value TextOrNull(const std::string& text) { return text.empty() ? Value() : Value(text); }
 
-Value ValueOf(const Message& message) {
+Value ValueOf(const Message& message, Fields fields) {
   Value object = Value::Object();
-  std::vector<const FieldDescriptor*> fields;
   const Reflection& reflection = *message.GetReflection();
-  reflection.ListFields(message, &fields);
-  for (const FieldDescriptor* field : fields) {
+  for (const FieldDescriptor* field : FieldsOf(message, fields)) {
     if (field->is_map()) {
       Value entries = Value::Object();
       for (int i = 0; i < reflection.FieldSize(message, field); ++i) {
         const Message& entry = reflection.GetRepeatedMessage(message, field, i);
         const auto* type = entry.GetDescriptor();
-        const Value key = FieldValue(entry, *type->map_key(), -1);
-        entries.Set(Scalar(key, PrintableText), FieldValue(entry, *type->map_value(), -1));
+        const Value key = FieldValue(entry, *type->map_key(), -1, fields);
+        entries.Set(Scalar(key, PrintableText), FieldValue(entry, *type->map_value(), -1, fields));
       }
       object.Set(field->name(), std::move(entries));
     } else if (field->is_repeated()) {
       Value list = Value::List();
       for (int i = 0; i < reflection.FieldSize(message, field); ++i) {
-        list.Add(FieldValue(message, *field, i));
+        list.Add(FieldValue(message, *field, i, fields));
       }
       object.Set(field->name(), std::move(list));
+    } else if (field->has_presence() && field->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE &&
+               !reflection.HasField(message, field)) {
+      object.Set(field->name(), Value());
     } else {
-      object.Set(field->name(), FieldValue(message, *field, -1));
+      object.Set(field->name(), FieldValue(message, *field, -1, fields));
     }
   }
   return object;
@@ -340,6 +356,12 @@ std::string ToJson(const Value& value) {
   std::string out;
   AppendJson(value, 0, out);
   return out + "\n";
+}
+
+std::string ToJsonLine(const Value& value) {
+  std::string out;
+  AppendJson(value, -1, out);
+  return out;
 }
 
 std::string ToYaml(const Value& value) {

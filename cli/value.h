@@ -54,11 +54,17 @@ class Value {
 // Null for the empty text, for fields that may not be known yet.
 Value TextOrNull(const std::string& text);
 
-// A message's set fields by their names; enums without their type's prefix.
-Value ValueOf(const google::protobuf::Message& message);
+enum class Fields : uint8_t { kSet, kAll };
+
+// A message's fields by their names; enums without their type's prefix. Of kAll, one that was not
+// set has its default, or null where the message tells unset from default; not for types that hold
+// themselves.
+Value ValueOf(const google::protobuf::Message& message, Fields fields = Fields::kSet);
 
 // Indented by two; numbers in the fewest digits that read back the same; what is no number is null.
 std::string ToJson(const Value& value);
+// The same in one line, without a line break at its end.
+std::string ToJsonLine(const Value& value);
 std::string ToYaml(const Value& value);
 // For people: one "key:  value" per line, aligned, nested ones indented, lists of like objects in
 // columns; nulls left out.

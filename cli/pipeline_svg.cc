@@ -1,0 +1,473 @@
+#include "cli/pipeline_svg.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <map>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/string_view.h"
+#include "cli/timeline_op.h"
+#include "common/base/text.h"
+
+namespace fathom::cli {
+namespace {
+
+// Lengths are in pixels of the picture.
+constexpr double kLeft = 104;  // for the ranks' names
+constexpr double kRight = 70;  // for their shares of busy time
+constexpr double kPlotTop = 104;
+constexpr double kPlotWidthMin = 1080;
+constexpr double kPlotWidthMax = 1800;
+constexpr double kWidthPerInstruction = 11;
+constexpr double kCharacterWidth = 0.62;  // of a digit, in font sizes
+constexpr double kTwoLineRow = 26;        // rows from this height on name their node, too
+constexpr int kTicksAimedAt = 12;
+// Above it boxes have no tooltips, which are most of the file.
+constexpr int kTooltipBoxesMax = 4000;
+constexpr size_t kNameBytesMax = 120;
+constexpr size_t kShades = 4;
+constexpr size_t kNamedPartsMax = 6;  // parts of a step with a place of their own in the legend
+
+struct Paint {
+  const char* fill;
+  bool dark;  // takes light letters
+};
+using Shades = std::array<Paint, kShades>;
+constexpr Shades kForwardPaints = {
+    {{"#2f6bd8", true}, {"#86b6f2", false}, {"#1f4796", true}, {"#bcd7f8", false}}};
+constexpr Shades kBackwardPaints = {
+    {{"#d2601a", true}, {"#f3ab74", false}, {"#94400c", true}, {"#f9d3b5", false}}};
+constexpr Shades kInputPaints = {
+    {{"#b0304e", true}, {"#e590a3", false}, {"#781c33", true}, {"#f2c3cd", false}}};
+constexpr Shades kPartPaints = {
+    {{"#6d58ac", true}, {"#a99bd6", false}, {"#463483", true}, {"#cfc6ea", false}}};
+constexpr Paint kWeightPaint = {"#2f8f5b", true};
+
+constexpr char kStyle[] =
+    "text{font-family:'DejaVu Sans','Segoe UI',Helvetica,Arial,sans-serif;fill:#1c2330}"
+    ".m{fill:#5b6473}.t{font-size:18px;font-weight:bold}.s{font-size:12.5px}.x{font-size:11px}"
+    ".e{text-anchor:end}.c{text-anchor:middle}.idle{fill:#e6e8ed}.grid{stroke:#c3c8d1;"
+    "stroke-width:.8}.edge{stroke:#1c2330;stroke-width:1.2}.wait{fill:#fff;fill-opacity:.62}"
+    ".b path{stroke:#fff;stroke-width:.6}.l{fill:#fff}.d{fill:#1c2330}";
+
+std::string Escaped(absl::string_view raw) {
+  std::string escaped;
+  for (const char c : CutText(raw, kNameBytesMax)) {
+    if (c == '&') {
+      escaped += "&amp;";
+    } else if (c == '<') {
+      escaped += "&lt;";
+    } else if (c == '>') {
+      escaped += "&gt;";
+    } else if (c == '"') {
+      escaped += "&quot;";
+    } else {
+      escaped += absl::ascii_iscntrl(static_cast<unsigned char>(c)) ? ' ' : c;
+    }
+  }
+  return escaped;
+}
+
+// At most two decimals, none that are zero.
+std::string Length(double pixels) {
+  std::string text = absl::StrFormat("%.2f", pixels);
+  while (text.back() == '0') text.pop_back();
+  if (text.back() == '.') text.pop_back();
+  return text == "-0" ? "0" : text;
+}
+
+bool IsDrawable(const v1::TimedInstruction& instruction) {
+  return std::isfinite(instruction.start_s()) && std::isfinite(instruction.end_s()) &&
+         instruction.start_s() >= 0 && instruction.end_s() > instruction.start_s();
+}
+
+// How many units make the time a number that reads well, and their name.
+struct TimeUnit {
+  double per_second = 1;
+  const char* name = "";
+};
+
+TimeUnit UnitFor(double seconds, bool has_seconds) {
+  if (!has_seconds) return {1, ""};
+  if (seconds < 1e-3) return {1e6, "\u00b5s"};
+  if (seconds < 1) return {1e3, "ms"};
+  return {1, "s"};
+}
+
+// 1, 2 or 5 times a power of ten.
+double TickStep(double span) {
+  const double rough = span / kTicksAimedAt;
+  const double power = std::pow(10, std::floor(std::log10(rough)));
+  for (const double step : {1.0, 2.0, 5.0}) {
+    if (step * power >= rough) return step * power;
+  }
+  return 10 * power;
+}
+
+class Picture {
+ public:
+  Picture(const v1::Timeline& timeline, const PictureOptions& options)
+      : timeline_(timeline), options_(options) {
+    Measure();
+  }
+
+  std::string Draw() {
+    std::string body;
+    DrawTitle(body);
+    DrawRows(body);
+    DrawAxis(body);
+    std::string legend;
+    DrawLegend(legend);
+    const double width = kLeft + plot_width_ + kRight;
+    const double height = PlotBottom() + 52;
+    std::string out = absl::StrFormat(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%s\" height=\"%s\" "
+        "viewBox=\"0 0 %s %s\">\n",
+        Length(width), Length(height), Length(width), Length(height));
+    absl::StrAppend(&out, "<title>", Title(), "</title>\n<style>", kStyle);
+    for (const auto& [fill, name] : classes_) absl::StrAppend(&out, ".", name, "{fill:", fill, "}");
+    absl::StrAppend(&out, "</style>\n<rect width=\"100%\" height=\"100%\" fill=\"#fbfbfd\"/>\n",
+                    legend, body, "</svg>\n");
+    return out;
+  }
+
+ private:
+  void Measure() {
+    int most = 1;
+    for (const v1::RankTimes& rank : timeline_.ranks()) {
+      ranks_.push_back(&rank);
+      most = std::max(most, rank.instructions_size());
+      several_of_a_stage_ |= !pipeline_ranks_.insert(rank.pipeline_rank()).second;
+      for (const v1::TimedInstruction& instruction : rank.instructions()) {
+        if (!IsDrawable(instruction)) continue;
+        end_ = std::max(end_, instruction.end_s());
+        ++boxes_;
+        Note(rank, instruction);
+      }
+    }
+    std::stable_sort(ranks_.begin(), ranks_.end(), [](const auto* a, const auto* b) {
+      return std::pair(a->pipeline_rank(), a->rank()) < std::pair(b->pipeline_rank(), b->rank());
+    });
+    plot_width_ = std::clamp(most * kWidthPerInstruction, kPlotWidthMin, kPlotWidthMax);
+    const size_t rows = ranks_.size();
+    row_height_ = rows <= 4 ? 46 : rows <= 8 ? 38 : rows <= 16 ? 30 : rows <= 32 ? 22 : 14;
+    gap_ = row_height_ > 20 ? 6 : 3;
+    scale_ = end_ > 0 ? plot_width_ / end_ : 0;
+    unit_ = UnitFor(end_, options_.has_seconds);
+  }
+
+  // What the legend will have to tell.
+  void Note(const v1::RankTimes& rank, const v1::TimedInstruction& instruction) {
+    const std::vector<TimelineOp> ops = ParseTimelineOps(instruction.what());
+    pairs_ = pairs_ || ops.size() > 1;
+    waits_ = waits_ || instruction.wait_s() > 0;
+    for (const TimelineOp& op : ops) {
+      if (op.kind == TimelineOpKind::kOther) {
+        if (std::find(parts_.begin(), parts_.end(), op.text) == parts_.end() &&
+            parts_.size() < kNamedPartsMax) {
+          parts_.push_back(op.text);
+        }
+        continue;
+      }
+      seen_.emplace(op.kind, op.way);
+      if (op.kind == TimelineOpKind::kForward && op.way <= 1) {
+        auto [first, added] =
+            first_forward_[op.way].emplace(rank.pipeline_rank(), instruction.start_s());
+        if (!added) first->second = std::min(first->second, instruction.start_s());
+      }
+    }
+  }
+
+  // Whether the numbers before the point are directions: then the last rank begins with those of
+  // direction 1, while a second chunk's come after the first's.
+  bool HasDirections() const {
+    if (first_forward_[0].empty() || first_forward_[1].empty()) return false;
+    const auto& [last, start] = *first_forward_[1].rbegin();
+    const auto other = first_forward_[0].find(last);
+    return last > 0 && (other == first_forward_[0].end() || start < other->second);
+  }
+
+  double X(double seconds) const { return seconds * scale_; }
+  double RowTop(size_t row) const {
+    return kPlotTop + static_cast<double>(row) * (row_height_ + gap_);
+  }
+  double PlotBottom() const { return RowTop(ranks_.size()); }
+
+  std::string Title() const {
+    if (!options_.title.empty()) return Escaped(options_.title);
+    const std::string job = timeline_.job().empty() ? "pipeline" : timeline_.job();
+    return Escaped(timeline_.predicted() ? absl::StrCat(job, ": a step as predicted")
+                                         : absl::StrCat(job, ": step ", timeline_.step(),
+                                                        ", epoch ", timeline_.epoch()));
+  }
+
+  std::string TimeText(double seconds) const {
+    return absl::StrFormat("%.4g%s%s", seconds * unit_.per_second, *unit_.name == 0 ? "" : " ",
+                           unit_.name);
+  }
+
+  static double BusySeconds(const v1::RankTimes& rank) {
+    double busy = 0;
+    for (const v1::TimedInstruction& instruction : rank.instructions()) {
+      if (!IsDrawable(instruction)) continue;
+      const double time = instruction.end_s() - instruction.start_s();
+      busy += time - std::clamp(instruction.wait_s(), 0.0, time);
+    }
+    return busy;
+  }
+
+  void DrawTitle(std::string& out) const {
+    double busy = 0;
+    for (const v1::RankTimes* rank : ranks_) busy += BusySeconds(*rank);
+    const double whole = end_ * static_cast<double>(ranks_.size());
+    absl::StrAppendFormat(
+        &out,
+        "<text class=\"t\" x=\"20\" y=\"32\">%s</text>\n<text class=\"s m\" x=\"20\" "
+        "y=\"53\">%s from start to end \u00b7 %d pipeline ranks%s \u00b7 %.1f%% of their time idle "
+        "\u00b7 %d instructions</text>\n",
+        Title(), TimeText(end_), pipeline_ranks_.size(),
+        several_of_a_stage_ ? absl::StrCat(", ", ranks_.size(), " ranks shown") : "",
+        whole > 0 ? 100 * std::max(0.0, 1 - busy / whole) : 0.0, boxes_);
+  }
+
+  // The class of a colour, named when it is first used.
+  const std::string& ClassOf(const Paint& paint) {
+    auto [it, added] = classes_.emplace(paint.fill, "");
+    if (added) it->second = absl::StrCat("p", classes_.size());
+    return it->second;
+  }
+
+  Paint PaintOf(const TimelineOp& op) const {
+    const auto way = static_cast<size_t>(op.way) % kShades;
+    switch (op.kind) {
+      case TimelineOpKind::kForward:
+        return kForwardPaints[way];
+      case TimelineOpKind::kBackward:
+        return kBackwardPaints[way];
+      case TimelineOpKind::kBackwardInput:
+        return kInputPaints[way];
+      case TimelineOpKind::kWeight:
+        return kWeightPaint;
+      case TimelineOpKind::kOther:
+        break;
+    }
+    const auto part = std::find(parts_.begin(), parts_.end(), op.text) - parts_.begin();
+    return kPartPaints[static_cast<size_t>(part) % kShades];
+  }
+
+  void DrawRows(std::string& out) {
+    for (size_t row = 0; row < ranks_.size(); ++row) DrawName(row, out);
+    for (size_t row = 0; row < ranks_.size(); ++row) {
+      absl::StrAppendFormat(&out,
+                            "<rect class=\"idle\" x=\"%s\" y=\"%s\" width=\"%s\" "
+                            "height=\"%s\"/>\n",
+                            Length(kLeft), Length(RowTop(row)), Length(plot_width_),
+                            Length(row_height_));
+    }
+    DrawGrid(out);
+    for (size_t row = 0; row < ranks_.size(); ++row) {
+      absl::StrAppendFormat(&out, "<g class=\"b\" transform=\"translate(%s %s)\">\n", Length(kLeft),
+                            Length(RowTop(row)));
+      DrawBoxes(*ranks_[row], out);
+      out += "</g>\n";
+    }
+  }
+
+  void DrawName(size_t row, std::string& out) const {
+    const v1::RankTimes& rank = *ranks_[row];
+    const double middle = RowTop(row) + row_height_ / 2;
+    const double size = std::min(12.5, row_height_ - 2);
+    const bool two_lines = !rank.node().empty() && row_height_ >= kTwoLineRow;
+    std::string name = absl::StrCat("rank ", rank.pipeline_rank());
+    if (several_of_a_stage_) absl::StrAppend(&name, " \u00b7 ", rank.rank());
+    absl::StrAppendFormat(&out, "<text class=\"e\" font-size=\"%s\" x=\"%s\" y=\"%s\">%s</text>\n",
+                          Length(size), Length(kLeft - 8),
+                          Length(middle + (two_lines ? -1.5 : 0.36 * size)), name);
+    if (two_lines) {
+      absl::StrAppendFormat(
+          &out, "<text class=\"e m\" font-size=\"9.5\" x=\"%s\" y=\"%s\">%s</text>\n",
+          Length(kLeft - 8), Length(middle + 10), Escaped(CutText(rank.node(), 16)));
+    }
+    absl::StrAppendFormat(&out,
+                          "<text class=\"m\" font-size=\"%s\" x=\"%s\" y=\"%s\">%.1f%%"
+                          "</text>\n",
+                          Length(std::min(11.5, size)), Length(kLeft + plot_width_ + 8),
+                          Length(middle + 0.36 * size),
+                          end_ > 0 ? 100 * BusySeconds(rank) / end_ : 0.0);
+  }
+
+  void DrawGrid(std::string& out) const {
+    if (!(end_ > 0)) return;
+    const double step = TickStep(end_);
+    std::string path;
+    for (int64_t tick = 0; static_cast<double>(tick) * step <= end_; ++tick) {
+      absl::StrAppend(&path, "M", Length(kLeft + X(static_cast<double>(tick) * step)), " ",
+                      Length(kPlotTop - 4), "V", Length(PlotBottom() + 2));
+    }
+    absl::StrAppend(&out, "<path class=\"grid\" d=\"", path, "\"/>\n");
+  }
+
+  void DrawBoxes(const v1::RankTimes& rank, std::string& out) {
+    std::string labels;
+    std::string waits;
+    for (const v1::TimedInstruction& instruction : rank.instructions()) {
+      if (!IsDrawable(instruction)) continue;
+      const double x = X(instruction.start_s());
+      const double width = X(instruction.end_s()) - x;
+      const std::vector<TimelineOp> ops = ParseTimelineOps(instruction.what());
+      const double height = row_height_ / static_cast<double>(ops.size());
+      const bool tooltip = boxes_ <= kTooltipBoxesMax;
+      if (tooltip) out += "<g>";
+      for (size_t i = 0; i < ops.size(); ++i) {
+        const Paint paint = PaintOf(ops[i]);
+        const double y = static_cast<double>(i) * height;
+        absl::StrAppend(&out, "<path class=\"", ClassOf(paint), "\" d=\"M", Length(x), " ",
+                        Length(y), "h", Length(width), "v", Length(height), "h", Length(-width),
+                        "z\"/>");
+        DrawLabel(ops[i], paint, x + width / 2, y + height / 2, width, height, labels);
+      }
+      const double wait = X(std::max(0.0, instruction.wait_s()));
+      if (wait > 0) {
+        absl::StrAppend(&waits, "M", Length(x), " 0h", Length(std::min(wait, width)), "v",
+                        Length(row_height_), "h", Length(-std::min(wait, width)), "z");
+      }
+      if (tooltip) absl::StrAppend(&out, "<title>", Tooltip(instruction), "</title></g>");
+      out += "\n";
+    }
+    if (!waits.empty()) absl::StrAppend(&out, "<path class=\"wait\" d=\"", waits, "\"/>\n");
+    out += labels;
+  }
+
+  std::string Tooltip(const v1::TimedInstruction& instruction) const {
+    std::string text =
+        absl::StrCat(Escaped(instruction.what()), " ", TimeText(instruction.start_s()), " + ",
+                     TimeText(instruction.end_s() - instruction.start_s()));
+    if (instruction.wait_s() > 0) {
+      absl::StrAppend(&text, ", waited ", TimeText(instruction.wait_s()));
+    }
+    return text;
+  }
+
+  // The longest text that fits, if any.
+  static void DrawLabel(const TimelineOp& op, const Paint& paint, double x, double y, double width,
+                        double height, std::string& out) {
+    const double size = std::min(height - 3, 12.0);
+    if (size < 7) return;
+    std::vector<std::string> texts = {op.text};
+    if (op.micro_batch >= 0) texts.push_back(absl::StrCat(op.micro_batch));
+    for (const std::string& text : texts) {
+      if (static_cast<double>(text.size()) * size * kCharacterWidth > width - 2) continue;
+      absl::StrAppendFormat(
+          &out, "<text class=\"c %s\" font-size=\"%s\" x=\"%s\" y=\"%s\">%s</text>\n",
+          paint.dark ? "l" : "d", Length(size), Length(x), Length(y + 0.36 * size), Escaped(text));
+      return;
+    }
+  }
+
+  void DrawAxis(std::string& out) const {
+    if (!(end_ > 0)) return;
+    const double y = PlotBottom() + 16;
+    const double step = TickStep(end_);
+    const std::string end_text = TimeText(end_);
+    const double end_room = 8 + static_cast<double>(end_text.size()) * 11 * kCharacterWidth;
+    for (int64_t tick = 0; static_cast<double>(tick) * step <= end_; ++tick) {
+      const double seconds = static_cast<double>(tick) * step;
+      if (X(end_ - seconds) < end_room) continue;  // there the end itself is told
+      absl::StrAppendFormat(&out, "<text class=\"x c m\" x=\"%s\" y=\"%s\">%.6g</text>\n",
+                            Length(kLeft + X(seconds)), Length(y), seconds * unit_.per_second);
+    }
+    absl::StrAppendFormat(
+        &out,
+        "<text class=\"x c\" font-weight=\"bold\" x=\"%s\" y=\"%s\">%s</text>\n"
+        "<path class=\"edge\" d=\"M%s %sV%s\"/>\n<text class=\"x c m\" x=\"%s\" y=\"%s\">%s"
+        "</text>\n<text class=\"x m\" x=\"%s\" y=\"%s\">busy</text>\n",
+        Length(kLeft + plot_width_), Length(y), end_text, Length(kLeft + plot_width_),
+        Length(kPlotTop - 6), Length(PlotBottom() + 3), Length(kLeft + plot_width_ / 2),
+        Length(y + 20),
+        options_.has_seconds ? absl::StrCat("time in ", unit_.name) : std::string("time"),
+        Length(kLeft + plot_width_ + 8), Length(kPlotTop - 8));
+  }
+
+  std::string LegendText(TimelineOpKind kind, int way) const {
+    const std::string number = absl::StrCat(way);
+    switch (kind) {
+      case TimelineOpKind::kForward:
+        return absl::StrCat("F", number, " forward");
+      case TimelineOpKind::kBackward:
+        return absl::StrCat("B", number, " backward");
+      case TimelineOpKind::kBackwardInput:
+        return absl::StrCat("Bi", number, " backward for the input");
+      default:
+        return "W deferred weight gradient";
+    }
+  }
+
+  void DrawSwatch(const std::string& fill, const std::string& text, double& x, std::string& out) {
+    absl::StrAppendFormat(&out,
+                          "<rect class=\"%s\" x=\"%s\" y=\"67\" width=\"15\" height=\"15\"/>"
+                          "<text class=\"x\" x=\"%s\" y=\"79\">%s</text>\n",
+                          fill, Length(x), Length(x + 20), Escaped(text));
+    x += 38 + static_cast<double>(text.size()) * 6.3;
+  }
+
+  void DrawLegend(std::string& out) {
+    double x = 20;
+    for (const auto& [kind, way] : seen_) {
+      TimelineOp op;
+      op.kind = kind;
+      op.way = way;
+      DrawSwatch(ClassOf(PaintOf(op)), LegendText(kind, way), x, out);
+    }
+    for (const std::string& part : parts_) {
+      TimelineOp op;
+      op.text = part;
+      DrawSwatch(ClassOf(PaintOf(op)), part, x, out);
+    }
+    DrawSwatch("idle", "idle", x, out);
+    if (waits_) DrawSwatch("wait", "waiting for a peer", x, out);
+    std::string note;
+    if (pairs_) note = "two halves: an overlapped pair";
+    if (!first_forward_[1].empty()) {
+      absl::StrAppend(&note, note.empty() ? "" : "; ",
+                      HasDirections() ? "0, 1: direction" : "0, 1: chunk of the rank");
+    }
+    if (note.empty()) return;
+    absl::StrAppendFormat(&out, "<text class=\"x m\" x=\"%s\" y=\"79\">%s</text>\n", Length(x),
+                          note);
+  }
+
+  const v1::Timeline& timeline_;
+  const PictureOptions& options_;
+  std::vector<const v1::RankTimes*> ranks_;  // in the order of their rows
+  double end_ = 0;                           // seconds
+  int boxes_ = 0;
+  double plot_width_ = 0;
+  double row_height_ = 0;
+  double gap_ = 0;
+  double scale_ = 0;  // pixels per second
+  TimeUnit unit_;
+  std::set<int> pipeline_ranks_;
+  bool several_of_a_stage_ = false;
+  bool pairs_ = false;
+  bool waits_ = false;
+  std::set<std::pair<TimelineOpKind, int>> seen_;
+  std::vector<std::string> parts_;
+  // By way 0 and 1: when each pipeline rank begins its first forward.
+  std::array<std::map<int, double>, 2> first_forward_;
+  std::map<std::string, std::string> classes_;  // by colour
+};
+
+}  // namespace
+
+std::string PipelineSvg(const v1::Timeline& timeline, const PictureOptions& options) {
+  return Picture(timeline, options).Draw();
+}
+
+}  // namespace fathom::cli
