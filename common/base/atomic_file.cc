@@ -63,6 +63,21 @@ absl::Status WriteFileAtomically(const std::string& path, absl::string_view cont
   return SyncDirectory(FolderOf(path));
 }
 
+absl::Status ReplaceFile(const std::string& path, absl::string_view contents) {
+  const std::string temporary = absl::StrCat(path, ".new");
+  const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (fd < 0) return ErrnoStatus(errno, "create a temporary file beside", path);
+  auto remove = absl::MakeCleanup([&] { ::unlink(temporary.c_str()); });
+  absl::Status status = WriteAll(fd, contents, path);
+  if (::close(fd) != 0 && status.ok()) status = ErrnoStatus(errno, "close", path);
+  FATHOM_RETURN_IF_ERROR(status);
+  if (::rename(temporary.c_str(), path.c_str()) != 0) {
+    return ErrnoStatus(errno, "put in place", path);
+  }
+  std::move(remove).Cancel();
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::string> ReadFile(const std::string& path, int64_t max_bytes) {
   // Without O_NONBLOCK, opening a pipe would wait for a writer.
   int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);

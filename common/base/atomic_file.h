@@ -17,6 +17,10 @@ namespace fathom {
 // file stays. Codes as in ErrnoStatus.
 absl::Status WriteFileAtomically(const std::string& path, absl::string_view contents);
 
+// The same without durability, for one writer at a time: nothing is synced, so a power failure may
+// leave the old content, the new, or an empty file.
+absl::Status ReplaceFile(const std::string& path, absl::string_view contents);
+
 // The content of a regular file. RESOURCE_EXHAUSTED if it is longer than `max_bytes`;
 // FAILED_PRECONDITION if `path` is a folder, pipe or device; else codes as in ErrnoStatus.
 absl::StatusOr<std::string> ReadFile(const std::string& path, int64_t max_bytes);

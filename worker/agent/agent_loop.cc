@@ -229,6 +229,8 @@ void AgentLoop::SendTo(const AgentAction& action) {
     running.ranks.push_back(*action.rank);
     const absl::StatusOr<std::string> log = options_.rank_logs->Create(*action.rank);
     if (log.ok()) command.mutable_start()->set_log_file(*log);
+    const absl::StatusOr<std::string> timeline = options_.rank_logs->TimelinePath(*action.rank);
+    if (timeline.ok()) command.mutable_start()->set_timeline_file(*timeline);
     // Without one its words go on where they go now.
     if (!log.ok()) options_.log->Line(log.status().message());
     options_.log->Line(

@@ -40,6 +40,17 @@ HttpReply ShowLog(const RankLogs& logs, const HttpRequest& request) {
   return reply;
 }
 
+HttpReply ShowTimeline(const RankLogs& logs, const HttpRequest& request) {
+  RankId id{JobId(request.captures[0])};
+  if (!absl::SimpleAtoi(request.captures[1], &id.epoch) ||
+      !absl::SimpleAtoi(request.captures[2], &id.rank)) {
+    return Refuse(absl::InvalidArgumentError("epoch and rank are whole numbers"));
+  }
+  absl::StatusOr<std::string> timeline = logs.ReadTimeline(id);
+  if (!timeline.ok()) return Refuse(timeline.status());
+  return HttpReply{.body = *std::move(timeline)};
+}
+
 }  // namespace
 
 void AddLogPages(const RankLogs* logs, MetricsHttp* http) {
@@ -47,6 +58,8 @@ void AddLogPages(const RankLogs* logs, MetricsHttp* http) {
                [logs](const HttpRequest& request) { return ListEpochs(*logs, request); });
   http->Handle("/logs/([^/]+)/([0-9]+)/([0-9]+)",
                [logs](const HttpRequest& request) { return ShowLog(*logs, request); });
+  http->Handle("/timelines/([^/]+)/([0-9]+)/([0-9]+)",
+               [logs](const HttpRequest& request) { return ShowTimeline(*logs, request); });
 }
 
 }  // namespace fathom

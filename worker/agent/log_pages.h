@@ -1,9 +1,11 @@
-// The ranks' logs over HTTP, for `fathomctl logs`:
+// The ranks' logs over HTTP, for `fathomctl logs` and `fathomctl trace`:
 //
-//   GET /logs/<job>                            the job's epochs on this node, one per line,
-//   ascending GET /logs/<job>/<epoch>/<rank>?from=BYTES  the log from that byte on, at most
-//   kMaxLogPieceBytes;
-//                                              the header X-Log-Size says how long the whole log is
+//   GET /logs/<job>                              the job's epochs on this node, one per line,
+//                                                ascending
+//   GET /logs/<job>/<epoch>/<rank>?from=BYTES    the log from that byte on, at most
+//                                                kMaxLogPieceBytes; the header X-Log-Size says how
+//                                                long the whole log is
+//   GET /timelines/<job>/<epoch>/<rank>          the newest recorded step, a v1::Timeline
 //
 // To follow a log, ask again from where the last piece ended. Readable by whoever reaches the
 // metrics address.

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/atomic_file.h"
 #include "common/metrics/metric_registry.h"
 #include "worker/agent/unique_fd.h"
 
@@ -45,6 +46,22 @@ class LogPagesTest : public ::testing::Test {
   MetricRegistry registry_;
   MetricsHttp http_{&registry_};
 };
+
+TEST_F(LogPagesTest, Timeline_IsTheFileTheRankKeeps) {
+  const RankId id{JobId("tiny-1"), 2, 0};
+  Append(id, "first\n");
+  EXPECT_EQ(Get("/timelines/tiny-1/2/0").status, 404);
+  const absl::StatusOr<std::string> path = logs_.TimelinePath(id);
+  ASSERT_TRUE(path.ok()) << path.status();
+  ASSERT_TRUE(ReplaceFile(*path, std::string("a\0b", 3)).ok());
+  httplib::Response reply = Get("/timelines/tiny-1/2/0");
+  EXPECT_EQ(reply.status, 200);
+  EXPECT_EQ(reply.body, std::string("a\0b", 3));
+  ASSERT_TRUE(ReplaceFile(*path, "newer").ok());
+  EXPECT_EQ(Get("/timelines/tiny-1/2/0").body, "newer");
+  EXPECT_NE(Get("/timelines/..%2F..%2Fetc/2/0").status, 200);
+  EXPECT_FALSE(logs_.TimelinePath({JobId("../x"), 1, 0}).ok());
+}
 
 TEST_F(LogPagesTest, Log_IsReadPieceByPiece) {
   const RankId id{JobId("tiny-1"), 2, 0};

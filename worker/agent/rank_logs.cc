@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/atomic_file.h"
 #include "common/base/errno_status.h"
+#include "common/base/limits.h"
 #include "common/base/status_util.h"
 #include "common/base/text.h"
 #include "worker/agent/unique_fd.h"
@@ -27,6 +28,7 @@ absl::Status CheckJob(const JobId& job) {
 }
 
 std::string FileName(const RankId& id) { return absl::StrCat("rank-", id.rank, ".log"); }
+std::string TimelineName(const RankId& id) { return absl::StrCat("rank-", id.rank, ".timeline"); }
 
 // A folder within a folder, without following links.
 absl::StatusOr<UniqueFd> Within(const UniqueFd& parent, const std::string& name, bool create) {
@@ -52,11 +54,33 @@ absl::StatusOr<UniqueFd> OpenEpoch(const std::string& folder, const RankId& id, 
   return Within(job, absl::StrCat(id.epoch), create);
 }
 
-absl::StatusOr<UniqueFd> OpenToRead(const std::string& folder, const RankId& id) {
+absl::StatusOr<UniqueFd> OpenToRead(const std::string& folder, const RankId& id,
+                                    const std::string& file) {
   FATHOM_ASSIGN_OR_RETURN(const UniqueFd epoch, OpenEpoch(folder, id, false));
-  UniqueFd fd(::openat(epoch.get(), FileName(id).c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC));
-  if (!fd.ok()) return ErrnoStatus(errno, "open the log of", ToString(id));
+  UniqueFd fd(::openat(epoch.get(), file.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC));
+  if (!fd.ok()) return ErrnoStatus(errno, absl::StrCat("open ", file, " of"), ToString(id));
   return fd;
+}
+
+// At most `max_bytes` from byte `from` on.
+absl::StatusOr<RankLogs::Piece> ReadPiece(const UniqueFd& fd, const RankId& id, int64_t from,
+                                          int64_t max_bytes) {
+  struct stat info;
+  if (::fstat(fd.get(), &info) != 0) return ErrnoStatus(errno, "read a file of", ToString(id));
+  RankLogs::Piece piece;
+  piece.log_bytes = info.st_size;
+  piece.bytes.resize(std::clamp<int64_t>(info.st_size - from, 0, max_bytes));
+  size_t done = 0;
+  while (done < piece.bytes.size()) {
+    const ssize_t got = ::pread(fd.get(), piece.bytes.data() + done, piece.bytes.size() - done,
+                                from + static_cast<int64_t>(done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return ErrnoStatus(errno, "read a file of", ToString(id));
+    if (got == 0) break;
+    done += static_cast<size_t>(got);
+  }
+  piece.bytes.resize(done);
+  return piece;
 }
 
 }  // namespace
@@ -108,23 +132,19 @@ void RankLogs::Prune(const JobId& job, uint64_t made) const {
 absl::StatusOr<RankLogs::Piece> RankLogs::Read(const RankId& id, int64_t from,
                                                int64_t max_bytes) const {
   if (from < 0) return absl::InvalidArgumentError("a log begins at byte 0");
-  FATHOM_ASSIGN_OR_RETURN(const UniqueFd fd, OpenToRead(folder_, id));
-  struct stat info;
-  if (::fstat(fd.get(), &info) != 0) return ErrnoStatus(errno, "read the log of", ToString(id));
-  Piece piece;
-  piece.log_bytes = info.st_size;
-  piece.bytes.resize(std::clamp<int64_t>(info.st_size - from, 0, max_bytes));
-  size_t done = 0;
-  while (done < piece.bytes.size()) {
-    const ssize_t got = ::pread(fd.get(), piece.bytes.data() + done, piece.bytes.size() - done,
-                                from + static_cast<int64_t>(done));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return ErrnoStatus(errno, "read the log of", ToString(id));
-    if (got == 0) break;
-    done += static_cast<size_t>(got);
-  }
-  piece.bytes.resize(done);
-  return piece;
+  FATHOM_ASSIGN_OR_RETURN(const UniqueFd fd, OpenToRead(folder_, id, FileName(id)));
+  return ReadPiece(fd, id, from, max_bytes);
+}
+
+absl::StatusOr<std::string> RankLogs::TimelinePath(const RankId& id) const {
+  FATHOM_RETURN_IF_ERROR(CheckJob(id.job));
+  return absl::StrCat(folder_, "/", id.job.value(), "/", id.epoch, "/", TimelineName(id));
+}
+
+absl::StatusOr<std::string> RankLogs::ReadTimeline(const RankId& id) const {
+  FATHOM_ASSIGN_OR_RETURN(const UniqueFd fd, OpenToRead(folder_, id, TimelineName(id)));
+  FATHOM_ASSIGN_OR_RETURN(Piece piece, ReadPiece(fd, id, 0, limits::kMaxTimelineBytes));
+  return std::move(piece.bytes);
 }
 
 absl::StatusOr<std::vector<uint64_t>> RankLogs::Epochs(const JobId& job) const {

@@ -4,7 +4,8 @@
 // each job the newest kEpochLogsKept epochs are kept; jobs stay until the operator deletes them.
 //
 // Job ids come from the network: they are checked by IsSafeJobId, and no symbolic link below the
-// logs folder is followed. Safe to use from several threads.
+// logs folder is followed. Safe to use from several threads. The newest recorded step lies beside
+// the log, as rank-<n>.timeline.
 #ifndef FATHOM_WORKER_AGENT_RANK_LOGS_H_
 #define FATHOM_WORKER_AGENT_RANK_LOGS_H_
 
@@ -45,6 +46,12 @@ class RankLogs {
   // At most `max_bytes` from byte `from` on; none when the log is not that long (yet).
   // NOT_FOUND: no such log. INVALID_ARGUMENT: no safe job id, or a negative `from`.
   absl::StatusOr<Piece> Read(const RankId& id, int64_t from, int64_t max_bytes) const;
+
+  // Where the rank keeps its newest recorded step, beside its log.
+  absl::StatusOr<std::string> TimelinePath(const RankId& id) const;
+  // That file's bytes, a v1::Timeline. NOT_FOUND: none was recorded yet. INVALID_ARGUMENT: no safe
+  // job id.
+  absl::StatusOr<std::string> ReadTimeline(const RankId& id) const;
 
   // Ascending. NOT_FOUND: no logs of this job.
   absl::StatusOr<std::vector<uint64_t>> Epochs(const JobId& job) const;

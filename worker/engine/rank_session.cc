@@ -13,6 +13,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/atomic_file.h"
 #include "common/base/status_util.h"
 #include "kernels/ops.h"
 #include "proto/fathom/v1/worker.pb.h"
@@ -31,8 +32,11 @@ namespace {
 // Passes what happens in an epoch on to the daemon, and its wishes to the training.
 class EpochObserver : public TrainObserver {
  public:
-  EpochObserver(uint64_t epoch, RankEvents* events, RankOrders* orders)
-      : epoch_(epoch), events_(events), orders_(orders) {}
+  EpochObserver(const v1::RankStart& start, RankEvents* events, RankOrders* orders)
+      : epoch_(start.plan().epoch()),
+        timeline_file_(start.timeline_file()),
+        events_(events),
+        orders_(orders) {}
 
   void OnTraining(const v1::RankTraining& training) override {
     events_->Training(epoch_, training);
@@ -44,12 +48,18 @@ class EpochObserver : public TrainObserver {
   void OnValidation(const v1::ValidationReport& report) override {
     events_->Validation(epoch_, report);
   }
+  void OnTimeline(const v1::Timeline& timeline) override {
+    if (timeline_file_.empty()) return;
+    const absl::Status kept = ReplaceFile(timeline_file_, timeline.SerializeAsString());
+    if (!kept.ok()) events_->Log(epoch_, absl::StrCat("timeline not kept: ", kept.message()));
+  }
   BoundaryWish WishAtBoundary(const v1::Plan& present) override {
     return orders_->WishAtBoundary(present);
   }
 
  private:
   const uint64_t epoch_;
+  const std::string timeline_file_;
   RankEvents* const events_;
   RankOrders* const orders_;
 };
@@ -230,7 +240,7 @@ absl::StatusOr<std::unique_ptr<transport::Window>> RankSession::Meet(
 }
 
 absl::StatusOr<TrainEnd> RankSession::Train(const v1::RankStart& start, RankParts* parts) {
-  EpochObserver observer(start.plan().epoch(), &events_, &orders_);
+  EpochObserver observer(start, &events_, &orders_);
   CheckpointWriter checkpoints(start.checkpoint_directory(), parts, clock_);
   TrainLoop loop(parts, &checkpoints, clock_, &observer);
   progress_.At("restore");

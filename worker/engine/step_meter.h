@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "common/base/clock.h"
 #include "worker/engine/rank_progress.h"
+#include "worker/engine/step_timeline.h"
 
 namespace fathom::engine {
 
@@ -25,7 +26,7 @@ inline constexpr int kParts = 7;
 
 class StepMeter {
  public:
-  explicit StepMeter(const Clock* clock) : clock_(clock) {}
+  explicit StepMeter(const Clock* clock) : clock_(clock), timeline_(clock) {}
 
   // `progress` outlives the meter; null: nobody keeps it.
   void TellProgress(RankProgress* progress) { progress_ = progress; }
@@ -33,10 +34,16 @@ class StepMeter {
   template <typename What>
   void At(const What& what) {
     if (progress_ != nullptr) progress_->At(what);
+    if (timeline_.recording()) timeline_.Enter(what);
   }
   void SetStepsDone(int64_t steps) {
     if (progress_ != nullptr) progress_->SetStepsDone(steps);
   }
+
+  // Of what the rank is at from here to EndTimeline.
+  void BeginTimeline() { timeline_.Begin(); }
+  bool recording() const { return timeline_.recording(); }
+  v1::RankTimes EndTimeline() { return timeline_.End(); }
 
   void Reset() { seconds_.fill(0); }
   double seconds(Part part) const { return seconds_[static_cast<size_t>(part)]; }
@@ -54,6 +61,7 @@ class StepMeter {
     ~Scope() {
       const double elapsed = absl::ToDoubleSeconds(meter_->clock_->Steady() - start_);
       meter_->seconds_[static_cast<size_t>(part_)] += elapsed - meter_->nested_;
+      if (part_ == Part::kWait) meter_->timeline_.AddWait(elapsed - meter_->nested_);
       meter_->nested_ = outer_nested_ + elapsed;
     }
     Scope(const Scope&) = delete;
@@ -69,6 +77,7 @@ class StepMeter {
  private:
   const Clock* clock_;
   RankProgress* progress_ = nullptr;
+  StepTimeline timeline_;
   std::array<double, kParts> seconds_{};
   double nested_ = 0;  // seconds of finished scopes directly inside the current one
 };

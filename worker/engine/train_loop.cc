@@ -7,6 +7,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/limits.h"
 #include "common/base/status_util.h"
 #include "common/checkpoint/manifest.h"
 #include "worker/engine/expert_balance.h"
@@ -18,8 +19,8 @@ namespace fathom::engine {
 namespace {
 
 // Of each rank, in the sum at a step's end: 1 if ready to leave, by how many epochs, its square;
-// 1 if asked to park.
-constexpr size_t kWishes = 4;
+// 1 if asked to park; 1 from rank 0 if the next step is to be recorded.
+constexpr size_t kWishes = 5;
 // 1 from each rank that found weights changed.
 constexpr size_t kFindings = 1;
 
@@ -213,6 +214,7 @@ absl::Status TrainLoop::RunStep() {
   const absl::Duration start = clock_->Steady();
   StepMeter& meter = *parts_->meter;
   meter.Reset();
+  if (record_next_) meter.BeginTimeline();
   meter.At("read samples");
   parts_->window->Reset();
   FATHOM_RETURN_IF_ERROR(parts_->data->ReadTraining(steps_done_, parts_->lane, &batch_));
@@ -243,7 +245,23 @@ absl::Status TrainLoop::RunStep() {
   ++steps_done_;
   meter.SetStepsDone(steps_done_);
   Report(totals, clock_->Steady() - start);
+  if (meter.recording()) ReportTimeline();
   return absl::OkStatus();
+}
+
+void TrainLoop::ReportTimeline() {
+  v1::Timeline timeline;
+  timeline.set_job(parts_->plan.job());
+  timeline.set_epoch(parts_->plan.epoch());
+  timeline.set_step(steps_done_);
+  v1::RankTimes& times = *timeline.add_ranks();
+  times = parts_->meter->EndTimeline();
+  const v1::RankAssignment& self = parts_->plan.ranks(parts_->rank);
+  times.set_rank(self.rank());
+  times.set_pipeline_rank(self.pipeline_rank());
+  times.set_node(self.node());
+  recorded_at_ = clock_->Steady();
+  observer_->OnTimeline(timeline);
 }
 
 absl::StatusOr<std::vector<double>> TrainLoop::SumExpertLoads() {
@@ -294,11 +312,17 @@ absl::StatusOr<TrainLoop::StepTotals> TrainLoop::SumOverRanks(const ScheduleLoss
     wishes[2] = ahead * ahead;
   }
   wishes[3] = wish.park ? 1 : 0;
+  const absl::Duration since = clock_->Steady() - recorded_at_;
+  wishes[4] =
+      parts_->rank == 0 && !record_next_ && since >= absl::Milliseconds(limits::kTimelineIntervalMs)
+          ? 1
+          : 0;
   sums[6 + experts] = weights_check_.found() ? 1 : 0;
   FATHOM_RETURN_IF_ERROR(parts_->world->AllReduceSum(absl::MakeSpan(sums)));
   if (sums[6 + experts] > 0) return weights_check_.Conclude();
   boundary_ = AgreeOnBoundary(wishes);
   boundary_.leaves_state_behind = wish.leaves_state_behind;
+  record_next_ = wishes[4] > 0;
 
   StepTotals totals;
   const double tokens = static_cast<double>(parts_->tokens_per_step);

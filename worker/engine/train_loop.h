@@ -41,6 +41,8 @@ class TrainObserver {
   virtual void OnStep(const v1::StepReport& report) = 0;
   virtual void OnCheckpoint(const v1::CheckpointReport& report) = 0;
   virtual void OnValidation(const v1::ValidationReport& report) = 0;
+  // Of the step just done, on this rank.
+  virtual void OnTimeline(const v1::Timeline& /*timeline*/) {}
   virtual BoundaryWish WishAtBoundary(const v1::Plan& /*present*/) { return {}; }
 };
 
@@ -99,6 +101,7 @@ class TrainLoop {
   void UpdateRouterBiases();
   absl::StatusOr<std::vector<double>> SumExpertLoads();
   void Report(const StepTotals& totals, absl::Duration elapsed);
+  void ReportTimeline();
   absl::Status Validate();
   absl::StatusOr<v1::ResumePoint> CheckpointToRestore();
   absl::Status NoteDurable(const v1::ResumePoint& checkpoint);
@@ -125,6 +128,8 @@ class TrainLoop {
   std::string weights_sha256_;      // of the newest published checkpoint; rank 0
   v1::RestoreReport restored_;
   Boundary boundary_;           // after steps_done_
+  bool record_next_ = false;    // the next step's timeline; all ranks the same
+  absl::Duration recorded_at_;  // when the newest was
   absl::Status publish_error_;  // of the newest checkpoint that failed at that; rank 0
 
   // Scratch of the step in progress.
