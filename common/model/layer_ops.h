@@ -3,7 +3,14 @@
 // The list is that of worker/model, call for call (a test runs the real layers and compares), so
 // that what predicts a step and what runs it speak of the same work. Each entry is named as its
 // method of kernels/ops.h. Accelerators fuse some of the elementwise calls; `fusable` marks those
-// whose inputs come straight from the op before.
+// whose inputs come straight from the op before. Left out are allocation, copies from and to the
+// host and the packing of tokens into messages: they are communication (expert_traffic.h). The
+// making of FP8 copies of weights is once a step: RefreshOps.
+//
+// Operations counted: a product of [m, k] by [k, n] is 2 m n k; attention only the half below the
+// diagonal, S / 2 keys a query, as kernels skip the rest: two products forward, five backward (the
+// scores are made again). All else counts as bytes alone: every operand once, twice where it is
+// read and written, rows picked by index only as far as they are picked.
 #ifndef FATHOM_COMMON_MODEL_LAYER_OPS_H_
 #define FATHOM_COMMON_MODEL_LAYER_OPS_H_
 
@@ -20,20 +27,22 @@ struct OpCall {
   const char* op = "";    // method of kernels/ops.h: "Gemm", "GemmFp8", "AttentionForward", ...
   const char* what = "";  // which: "q_b", "expert gate and up", "input norm"
   Format format = Format::kBf16;  // of its inputs
-  // Products: [m, k] by [k, n]. Others: m rows of n elements, k 1.
+  // Products: [m, k] by [k, n]. Attention: m tokens, n = heads * (query width + value width), k the
+  // sequence's length. Others: m rows of n elements, k 1.
   int64_t m = 0;
   int64_t n = 0;
   int64_t k = 0;
-  int64_t count = 1;     // calls of this shape; for experts, the local ones with m rows each
+  int64_t count = 1;     // calls of this shape
   double flops = 0;      // of all `count` calls; 0 for what only moves bytes
   double bytes = 0;      // read and written by all `count` calls
-  bool grouped = false;  // an accelerator runs the `count` products as one grouped product
+  bool grouped = false;  // of the local experts, mean rows each; an accelerator runs the `count`
+                         // calls as one
   bool fusable = false;
 };
 
 using OpCalls = std::vector<OpCall>;
 
-// The three passes of a part of a layer. The backward for the input includes what is recomputed.
+// The three passes of a part of a layer. The backward for the input includes what is made again.
 struct PassOps {
   OpCalls forward;
   OpCalls backward_input;
@@ -61,21 +70,33 @@ struct MicroBatchShape {
   int64_t tokens() const { return sequences * sequence_length; }
 };
 
+// What of a micro-batch is made again in its backward instead of kept. Selective is what
+// worker/model does: norms, q_b, kv_b, rotation and the SwiGLU's output. Full keeps a layer's input
+// alone and runs its forward again; none keeps all.
+enum class Recomputation : uint8_t { kNone, kSelective, kFull };
+
 // `layer` as in ParameterSpec: embedding -1, head and MTP after the layers.
 LayerOps OpsOfLayer(const ModelConfig& config, int64_t layer, const MicroBatchShape& shape,
-                    const PrecisionRecipe& recipe);
+                    const PrecisionRecipe& recipe,
+                    Recomputation recomputation = Recomputation::kSelective);
 
-// Bytes that a layer keeps of a micro-batch from its forward for its backward, by tensor, as
-// worker/model keeps them ("selective": norms, q_b, kv_b and the SwiGLU output are made again). A
-// full recomputation keeps the layer's input alone; none keeps what selective makes again as well.
-enum class Recomputation : uint8_t { kNone, kSelective, kFull };
-struct KeptTensor {
-  const char* name = "";
-  int64_t bytes = 0;
+// What a stage adds to its layers: copies of what comes from the stage before and goes to the next.
+PassOps StageCopies(const ModelConfig& config, bool has_embedding, bool has_head,
+                    const MicroBatchShape& shape, const PrecisionRecipe& recipe);
+
+// FP8 copies of a layer's weights and of their transposes, made once after every update; empty in
+// recipes without FP8.
+OpCalls RefreshOps(const ModelConfig& config, int64_t layer, int64_t expert_ranks,
+                   const PrecisionRecipe& recipe);
+
+// Pairs of a token and an expert that a rank computes, and its local experts' share of them.
+struct ExpertRows {
+  int64_t local_experts = 0;  // held
+  int64_t pairs = 0;
+  int64_t busy_experts = 0;  // with rows
+  int64_t rows = 0;          // of each of those, rounded
 };
-std::vector<KeptTensor> KeptActivations(const ModelConfig& config, int64_t layer,
-                                        const MicroBatchShape& shape, const PrecisionRecipe& recipe,
-                                        Recomputation recomputation);
+ExpertRows ExpertRowsOf(const ModelConfig& config, const MicroBatchShape& shape);
 
 double FlopsOf(const OpCalls& calls);
 double BytesOf(const OpCalls& calls);
