@@ -139,11 +139,16 @@ absl::Status CheckList(const Schedule& schedule, int rank) {
 
 }  // namespace
 
-absl::Status CheckSchedule(const Schedule& schedule, int slots_per_channel) {
+absl::Status CheckScheduleLists(const Schedule& schedule) {
   FATHOM_RETURN_IF_ERROR(CheckShape(schedule));
   for (int rank = 0; rank < schedule.ranks; ++rank) {
     FATHOM_RETURN_IF_ERROR(CheckList(schedule, rank));
   }
+  return absl::OkStatus();
+}
+
+absl::Status CheckSchedule(const Schedule& schedule, int slots_per_channel) {
+  FATHOM_RETURN_IF_ERROR(CheckScheduleLists(schedule));
   return Replay(schedule, slots_per_channel, [](int, int, const Messages&) {});
 }
 
