@@ -15,7 +15,7 @@ BUILD_PACKAGES=(
 )
 TEST_PACKAGES=(
   libgtest-dev libgmock-dev libbenchmark-dev clang-format clang-tidy prometheus curl
-  iproute2 openssl strace
+  iproute2 openssl strace coinor-cbc
 )
 DATA_PACKAGES=(dict-gcide dictzip)
 
