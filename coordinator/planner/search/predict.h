@@ -1,17 +1,37 @@
 // A whole prediction of a job on a cluster: the layout that the job names or that a search finds
 // best, its step, memory, cost and what it survives. Pure; what `fathomctl plan` prints and the
 // coordinator compares its measurements with.
+//
+// Sequences of a step. A job that names a layout (spec.parallelism given) has its lanes' share of
+// them: training.micro_batches x micro_batch_sequences x lanes; other layouts are compared at the
+// same number. A job without a layout has training.micro_batches x micro_batch_sequences of them
+// in all, as on one lane; if it names no micro_batches either, kDefaultSequencesPerDevice for each
+// device of the cluster that is no spare.
+//
+// Stages. A layout that the job names is predicted with the stages that the coordinator's planner
+// gives it (stage_split.h); the search splits by predicted times.
+//
+// Pools. With several, a layout lies in one of them or over all, whichever is faster; over all, the
+// slowest device paces and the least memory binds.
 #ifndef FATHOM_COORDINATOR_PLANNER_SEARCH_PREDICT_H_
 #define FATHOM_COORDINATOR_PLANNER_SEARCH_PREDICT_H_
 
+#include <cstdint>
 #include <string>
+#include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "proto/fathom/v1/hardware.pb.h"
 #include "proto/fathom/v1/job.pb.h"
 #include "proto/fathom/v1/prediction.pb.h"
 
 namespace fathom::planner {
+
+inline constexpr int64_t kDefaultSequencesPerDevice = 8;
+// Part of a device's memory that no layout may count on: the driver's context, the libraries'
+// own buffers, what allocators lose between blocks. Assumed.
+inline constexpr double kReservedMemoryPart = 0.05;
 
 struct PredictOptions {
   // Whether to look for layouts even if the job names one (it is then compared with them).
@@ -29,9 +49,18 @@ struct PredictedJob {
 
 // `job` as submitted: a layout counts as named when spec.parallelism is given. `cluster` as
 // written. INVALID_ARGUMENT, FAILED_PRECONDITION, RESOURCE_EXHAUSTED: what of them is wrong,
-// doesn't fit, or which memory is exceeded by what, with the nearest feasible layout.
+// doesn't fit, or which memory is exceeded by what, with the nearest feasible layouts
+// (SuggestedLayouts). FAILED_PRECONDITION also: a "cpu" device without measured op times.
+// SearchSummary.seconds is the caller's to set: no clock is read here.
 absl::StatusOr<PredictedJob> Predict(const v1::Job& job, const v1::ClusterDescription& cluster,
                                      const PredictOptions& options);
+
+// What a refusal of Predict suggests, nearest first: each plans when the job names it (WithLayout),
+// on a cluster of at least `nodes` nodes in the pool where that is not 0.
+std::vector<v1::PredictedLayout> SuggestedLayouts(const absl::Status& refusal);
+
+// The job with this layout and its micro-batches in place of its own.
+v1::Job WithLayout(v1::Job job, const v1::PredictedLayout& layout);
 
 }  // namespace fathom::planner
 
