@@ -26,6 +26,13 @@ inline constexpr int kMaxListedEvents = 1000;
 inline constexpr int kMaxLabels = 64;
 inline constexpr int kMaxJobEpochs = 1'000'000;  // of one job's life
 
+// A cluster file.
+inline constexpr int kMaxPools = 64;
+inline constexpr int kMaxProfiles = 64;
+inline constexpr int kMaxSwitches = 4096;
+inline constexpr int kMaxNicsPerNode = 64;
+inline constexpr int kMaxCores = 4096;  // of a node
+
 // Queues between threads. Full means the sender is told to come back.
 inline constexpr int kMaxPendingEvents = 4096;  // into the core's loop
 inline constexpr int kMaxCommitBatch = 256;     // events made durable together

@@ -1,5 +1,10 @@
 // The cluster as the planner sees it: nodes, what each is part of, and what lies between two
 // devices. Made from a resolved ClusterSpec; pure.
+//
+// Nodes stand pool by pool in the file's order; the last ones of a pool are its spares. Leaves,
+// failure domains and scale-up domains are runs of neighbouring nodes of one pool, unless the
+// cluster names its switches. A device uses its share of its node's NICs, NIC i being in plane
+// i mod planes; to a device on other planes traffic takes one more hop inside a node.
 #ifndef FATHOM_COMMON_CLUSTER_TOPOLOGY_H_
 #define FATHOM_COMMON_CLUSTER_TOPOLOGY_H_
 
@@ -43,12 +48,16 @@ class Topology {
   int leaves() const { return leaves_; }
   int devices() const;  // of nodes that are no spares
 
+  // Devices of a node beyond its own count are no devices; nor are nodes beyond nodes().
   Path Between(int node_a, int device_a, int node_b, int device_b) const;
 
  private:
+  bool SharesPlane(int node_a, int device_a, int node_b, int device_b) const;
+
   v1::ClusterSpec spec_;
   std::vector<TopologyNode> nodes_;
-  std::vector<int> profile_of_pool_;  // index into spec_.profiles
+  std::vector<int> profile_of_pool_;       // index into spec_.profiles
+  std::vector<double> nic_share_of_pool_;  // GB/s per device, fabric's efficiency counted
   int leaves_ = 0;
 };
 
