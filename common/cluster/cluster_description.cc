@@ -246,8 +246,10 @@ class Resolver {
   static absl::Status ResolveShape(const std::string& at, const v1::DeviceProfile& profile,
                                    v1::Pool& pool) {
     int32_t value = 0;
-    FATHOM_RETURN_IF_ERROR(
-        Count(at + ".nodes", pool.nodes() == 0 ? -1 : pool.nodes(), 0, limits::kMaxNodes, &value));
+    if (pool.nodes() < 1) return Wrong(at, ".nodes: ", pool.nodes(), "; give at least 1");
+    if (pool.nodes() > limits::kMaxNodes) {
+      return Wrong(at, ".nodes: ", pool.nodes(), "; give at most ", limits::kMaxNodes);
+    }
     FATHOM_RETURN_IF_ERROR(Count(at + ".devices_per_node", pool.devices_per_node(),
                                  kDefaultDevicesPerNode, limits::kMaxDevicesPerNode, &value));
     const int devices = value;
