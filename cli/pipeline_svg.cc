@@ -20,14 +20,18 @@ namespace fathom::cli {
 namespace {
 
 // Lengths are in pixels of the picture.
+constexpr double kMargin = 20;
 constexpr double kLeft = 104;  // for the ranks' names
 constexpr double kRight = 70;  // for their shares of busy time
-constexpr double kPlotTop = 104;
+constexpr double kLegendTop = 67;
+constexpr double kLegendLine = 22;
 constexpr double kPlotWidthMin = 1080;
 constexpr double kPlotWidthMax = 1800;
 constexpr double kWidthPerInstruction = 11;
 constexpr double kCharacterWidth = 0.62;  // of a digit, in font sizes
 constexpr double kTwoLineRow = 26;        // rows from this height on name their node, too
+constexpr double kLabelShare = 0.75;      // of a box's width
+constexpr double kLabelSizeMin = 8.5;
 constexpr int kTicksAimedAt = 12;
 // Above it boxes have no tooltips, which are most of the file.
 constexpr int kTooltipBoxesMax = 4000;
@@ -55,7 +59,7 @@ constexpr char kStyle[] =
     ".m{fill:#5b6473}.t{font-size:18px;font-weight:bold}.s{font-size:12.5px}.x{font-size:11px}"
     ".e{text-anchor:end}.c{text-anchor:middle}.idle{fill:#e6e8ed}.grid{stroke:#c3c8d1;"
     "stroke-width:.8}.edge{stroke:#1c2330;stroke-width:1.2}.wait{fill:#fff;fill-opacity:.62}"
-    ".b path{stroke:#fff;stroke-width:.6}.l{fill:#fff}.d{fill:#1c2330}";
+    ".b path{stroke:#fff;stroke-width:.6}.l text{fill:#fff}";
 
 std::string Escaped(absl::string_view raw) {
   std::string escaped;
@@ -75,11 +79,10 @@ std::string Escaped(absl::string_view raw) {
   return escaped;
 }
 
-// At most two decimals, none that are zero.
+// At most one decimal, none that is zero.
 std::string Length(double pixels) {
-  std::string text = absl::StrFormat("%.2f", pixels);
-  while (text.back() == '0') text.pop_back();
-  if (text.back() == '.') text.pop_back();
+  std::string text = absl::StrFormat("%.1f", pixels);
+  if (text.ends_with(".0")) text.resize(text.size() - 2);
   return text == "-0" ? "0" : text;
 }
 
@@ -121,10 +124,9 @@ class Picture {
   std::string Draw() {
     std::string body;
     DrawTitle(body);
+    DrawLegend(body);
     DrawRows(body);
     DrawAxis(body);
-    std::string legend;
-    DrawLegend(legend);
     const double width = kLeft + plot_width_ + kRight;
     const double height = PlotBottom() + 52;
     std::string out = absl::StrFormat(
@@ -134,7 +136,7 @@ class Picture {
     absl::StrAppend(&out, "<title>", Title(), "</title>\n<style>", kStyle);
     for (const auto& [fill, name] : classes_) absl::StrAppend(&out, ".", name, "{fill:", fill, "}");
     absl::StrAppend(&out, "</style>\n<rect width=\"100%\" height=\"100%\" fill=\"#fbfbfd\"/>\n",
-                    legend, body, "</svg>\n");
+                    body, "</svg>\n");
     return out;
   }
 
@@ -177,6 +179,7 @@ class Picture {
         continue;
       }
       seen_.emplace(op.kind, op.way);
+      digits_ = std::max(digits_, absl::StrCat(op.micro_batch).size());
       if (op.kind == TimelineOpKind::kForward && op.way <= 1) {
         auto [first, added] =
             first_forward_[op.way].emplace(rank.pipeline_rank(), instruction.start_s());
@@ -196,7 +199,7 @@ class Picture {
 
   double X(double seconds) const { return seconds * scale_; }
   double RowTop(size_t row) const {
-    return kPlotTop + static_cast<double>(row) * (row_height_ + gap_);
+    return plot_top_ + static_cast<double>(row) * (row_height_ + gap_);
   }
   double PlotBottom() const { return RowTop(ranks_.size()); }
 
@@ -309,13 +312,13 @@ class Picture {
     std::string path;
     for (int64_t tick = 0; static_cast<double>(tick) * step <= end_; ++tick) {
       absl::StrAppend(&path, "M", Length(kLeft + X(static_cast<double>(tick) * step)), " ",
-                      Length(kPlotTop - 4), "V", Length(PlotBottom() + 2));
+                      Length(plot_top_ - 4), "V", Length(PlotBottom() + 2));
     }
     absl::StrAppend(&out, "<path class=\"grid\" d=\"", path, "\"/>\n");
   }
 
   void DrawBoxes(const v1::RankTimes& rank, std::string& out) {
-    std::string labels;
+    Labels labels;
     std::string waits;
     for (const v1::TimedInstruction& instruction : rank.instructions()) {
       if (!IsDrawable(instruction)) continue;
@@ -342,7 +345,7 @@ class Picture {
       out += "\n";
     }
     if (!waits.empty()) absl::StrAppend(&out, "<path class=\"wait\" d=\"", waits, "\"/>\n");
-    out += labels;
+    for (const auto& [style, texts] : labels) absl::StrAppend(&out, style, texts, "</g>\n");
   }
 
   std::string Tooltip(const v1::TimedInstruction& instruction) const {
@@ -355,20 +358,32 @@ class Picture {
     return text;
   }
 
-  // The longest text that fits, if any.
-  static void DrawLabel(const TimelineOp& op, const Paint& paint, double x, double y, double width,
-                        double height, std::string& out) {
-    const double size = std::min(height - 3, 12.0);
-    if (size < 7) return;
-    std::vector<std::string> texts = {op.text};
-    if (op.micro_batch >= 0) texts.push_back(absl::StrCat(op.micro_batch));
-    for (const std::string& text : texts) {
-      if (static_cast<double>(text.size()) * size * kCharacterWidth > width - 2) continue;
-      absl::StrAppendFormat(
-          &out, "<text class=\"c %s\" font-size=\"%s\" x=\"%s\" y=\"%s\">%s</text>\n",
-          paint.dark ? "l" : "d", Length(size), Length(x), Length(y + 0.36 * size), Escaped(text));
-      return;
+  // By their style, so that a group says it once for all.
+  using Labels = std::map<std::string, std::string>;
+
+  // The whole text, or the micro-batch alone where all of the picture's would fit: some numbers
+  // without the others would only look odd.
+  void DrawLabel(const TimelineOp& op, const Paint& paint, double x, double y, double width,
+                 double height, Labels& labels) const {
+    const bool numbered = op.micro_batch >= 0;
+    const double most = std::min(height - 3, 12.0);
+    const auto size_for = [&](size_t characters) {
+      return kLabelShare * width / (kCharacterWidth * static_cast<double>(characters));
+    };
+    std::string text = op.text;
+    // A part's name has wide letters.
+    double size = size_for(numbered ? text.size() - absl::StrCat(op.micro_batch).size() + digits_
+                                    : text.size() + 1);
+    if (size < std::min(most, 10.0) && numbered) {
+      text = absl::StrCat(op.micro_batch);
+      size = size_for(digits_);
     }
+    size = std::min(size, most);
+    if (size < kLabelSizeMin) return;
+    const std::string style = absl::StrFormat("<g class=\"c %s\" font-size=\"%s\">\n",
+                                              paint.dark ? "l" : "d", Length(size));
+    absl::StrAppend(&labels[style], "<text x=\"", Length(x), "\" y=\"", Length(y + 0.36 * size),
+                    "\">", Escaped(text), "</text>\n");
   }
 
   void DrawAxis(std::string& out) const {
@@ -389,58 +404,76 @@ class Picture {
         "<path class=\"edge\" d=\"M%s %sV%s\"/>\n<text class=\"x c m\" x=\"%s\" y=\"%s\">%s"
         "</text>\n<text class=\"x m\" x=\"%s\" y=\"%s\">busy</text>\n",
         Length(kLeft + plot_width_), Length(y), end_text, Length(kLeft + plot_width_),
-        Length(kPlotTop - 6), Length(PlotBottom() + 3), Length(kLeft + plot_width_ / 2),
+        Length(plot_top_ - 6), Length(PlotBottom() + 3), Length(kLeft + plot_width_ / 2),
         Length(y + 20),
         options_.has_seconds ? absl::StrCat("time in ", unit_.name) : std::string("time"),
-        Length(kLeft + plot_width_ + 8), Length(kPlotTop - 8));
+        Length(kLeft + plot_width_ + 8), Length(plot_top_ - 8));
   }
 
-  std::string LegendText(TimelineOpKind kind, int way) const {
-    const std::string number = absl::StrCat(way);
+  static std::string LegendText(TimelineOpKind kind, int way) {
     switch (kind) {
       case TimelineOpKind::kForward:
-        return absl::StrCat("F", number, " forward");
+        return absl::StrCat("F", way, " forward");
       case TimelineOpKind::kBackward:
-        return absl::StrCat("B", number, " backward");
+        return absl::StrCat("B", way, " backward");
       case TimelineOpKind::kBackwardInput:
-        return absl::StrCat("Bi", number, " backward for the input");
+        return absl::StrCat("Bi", way, " backward, input only");
       default:
         return "W deferred weight gradient";
     }
   }
 
-  void DrawSwatch(const std::string& fill, const std::string& text, double& x, std::string& out) {
-    absl::StrAppendFormat(&out,
-                          "<rect class=\"%s\" x=\"%s\" y=\"67\" width=\"15\" height=\"15\"/>"
-                          "<text class=\"x\" x=\"%s\" y=\"79\">%s</text>\n",
-                          fill, Length(x), Length(x + 20), Escaped(text));
-    x += 38 + static_cast<double>(text.size()) * 6.3;
-  }
+  struct LegendItem {
+    std::string fill;  // class; empty: text alone
+    std::string text;
+  };
 
-  void DrawLegend(std::string& out) {
-    double x = 20;
+  std::vector<LegendItem> LegendItems() {
+    std::vector<LegendItem> items;
     for (const auto& [kind, way] : seen_) {
       TimelineOp op;
       op.kind = kind;
       op.way = way;
-      DrawSwatch(ClassOf(PaintOf(op)), LegendText(kind, way), x, out);
+      items.push_back({ClassOf(PaintOf(op)), LegendText(kind, way)});
     }
     for (const std::string& part : parts_) {
       TimelineOp op;
       op.text = part;
-      DrawSwatch(ClassOf(PaintOf(op)), part, x, out);
+      items.push_back({ClassOf(PaintOf(op)), part});
     }
-    DrawSwatch("idle", "idle", x, out);
-    if (waits_) DrawSwatch("wait", "waiting for a peer", x, out);
-    std::string note;
-    if (pairs_) note = "two halves: an overlapped pair";
+    items.push_back({"idle", "idle"});
+    if (waits_) items.push_back({"wait", "pale: waiting for a peer"});
+    if (pairs_) items.push_back({"", "two halves: an overlapped pair"});
     if (!first_forward_[1].empty()) {
-      absl::StrAppend(&note, note.empty() ? "" : "; ",
-                      HasDirections() ? "0, 1: direction" : "0, 1: chunk of the rank");
+      items.push_back({"", HasDirections() ? "0, 1: direction" : "0, 1: chunk of the rank"});
     }
-    if (note.empty()) return;
-    absl::StrAppendFormat(&out, "<text class=\"x m\" x=\"%s\" y=\"79\">%s</text>\n", Length(x),
-                          note);
+    return items;
+  }
+
+  // In as many lines as it takes; the plot begins below them.
+  void DrawLegend(std::string& out) {
+    double x = kMargin;
+    double y = kLegendTop;
+    for (const LegendItem& item : LegendItems()) {
+      const double text_x = item.fill.empty() ? 0 : 20;
+      const double width = text_x + static_cast<double>(item.text.size()) * 6.7;
+      if (x > kMargin && x + width > kLeft + plot_width_ + kRight - kMargin) {
+        x = kMargin;
+        y += kLegendLine;
+      }
+      const auto swatch = [&](const std::string& fill) {
+        absl::StrAppendFormat(&out,
+                              "<rect class=\"%s\" x=\"%s\" y=\"%s\" width=\"15\" height=\"15\"/>\n",
+                              fill, Length(x), Length(y));
+      };
+      if (item.fill == "wait") swatch(ClassOf(kBackwardPaints[0]));
+      if (!item.fill.empty()) swatch(item.fill);
+      absl::StrAppendFormat(&out, "<text class=\"x%s\" x=\"%s\" y=\"%s\">%s</text>\n",
+                            item.fill.empty() ? " m" : "", Length(x + text_x), Length(y + 12),
+                            Escaped(item.text));
+      x += width + 16;
+    }
+    plot_top_ = y + kLegendLine + 15;
   }
 
   const v1::Timeline& timeline_;
@@ -449,12 +482,14 @@ class Picture {
   double end_ = 0;                           // seconds
   int boxes_ = 0;
   double plot_width_ = 0;
+  double plot_top_ = 0;  // known once the legend is drawn
   double row_height_ = 0;
   double gap_ = 0;
   double scale_ = 0;  // pixels per second
   TimeUnit unit_;
   std::set<int> pipeline_ranks_;
   bool several_of_a_stage_ = false;
+  size_t digits_ = 1;  // of the greatest micro-batch
   bool pairs_ = false;
   bool waits_ = false;
   std::set<std::pair<TimelineOpKind, int>> seen_;
