@@ -1,5 +1,5 @@
-// How long ops take on a machine that was measured: seconds of a call are
-// fixed + flops * per_flop + bytes * per_byte of the entry of its op and format.
+// How long ops take on a machine that was measured: the formula of v1::OpTimes with the entry of a
+// call's op and format.
 #ifndef FATHOM_COORDINATOR_PLANNER_CALIBRATION_CALIBRATED_TIME_H_
 #define FATHOM_COORDINATOR_PLANNER_CALIBRATION_CALIBRATED_TIME_H_
 
@@ -13,22 +13,33 @@
 
 namespace fathom::planner {
 
+// Calls of one shape.
+struct OpWork {
+  absl::string_view op;
+  absl::string_view format;
+  double count = 1;
+  double flops = 0;             // of all `count` calls
+  double bytes = 0;             // of all `count` calls
+  double operand_elements = 0;  // k * n of a product; of all `count` calls
+};
+
 class CalibratedTime {
  public:
-  explicit CalibratedTime(const v1::OpTimes& times);
+  explicit CalibratedTime(v1::OpTimes times);
 
-  // Of all calls. NOT_FOUND names the op and format that have no entry, and what to do.
-  absl::StatusOr<double> Seconds(const model::OpCalls& calls) const;
+  // NOT_FOUND names the op and format that have no entry, and what to do.
+  absl::StatusOr<double> Seconds(const OpWork& work) const;
   absl::StatusOr<double> Seconds(const model::OpCall& call) const;
-  // Of `count` calls that take `flops` and `bytes` together.
-  absl::StatusOr<double> Seconds(absl::string_view op, absl::string_view format, double count,
-                                 double flops, double bytes) const;
+  // Of all calls.
+  absl::StatusOr<double> Seconds(const model::OpCalls& calls) const;
+
+  const v1::OpTimes& times() const { return times_; }
 
  private:
   const v1::OpTime* Find(absl::string_view op, absl::string_view format) const;
 
-  const v1::OpTimes times_;
-  absl::flat_hash_map<std::string, const v1::OpTime*> by_name_;
+  v1::OpTimes times_;
+  absl::flat_hash_map<std::string, int> by_name_;  // index into times_.ops
 };
 
 }  // namespace fathom::planner
