@@ -11,6 +11,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/time/time.h"
 #include "cli/exit_code.h"
+#include "common/cluster/device_profiles.h"
 #include "common/schedule/named_schedules.h"
 
 namespace fathom::cli {
@@ -205,7 +206,7 @@ class CommandTree {
 
   void AddGet() {
     GetOptions& options = options_.get;
-    CLI::App* get = Group(&app_, "get", "List jobs, nodes, events or the queue");
+    CLI::App* get = Group(&app_, "get", "List jobs, nodes, events, the queue or profiles");
     CLI::App* jobs = Leaf(get, "jobs", Command::kGetJobs, "Jobs, oldest first");
     jobs->alias("job");
     Mark(jobs->add_option("names", options.names, "Only these"), ArgumentKind::kJob)
@@ -227,6 +228,13 @@ class CommandTree {
     events->add_option("--limit", options.limit, "Only the newest so many")
         ->check(CLI::NonNegativeNumber);
     AddWatch(events);
+    CLI::App* profiles =
+        Leaf(get, "profiles", Command::kGetProfiles,
+             "What kinds of device can do, each figure with its source; needs no coordinator");
+    profiles->alias("profile");
+    CLI::Option* kinds = profiles->add_option("kinds", options.names, "Only these");
+    kinds->type_name("KIND");
+    arguments_[kinds] = {ArgumentKind::kChoice, cluster::ProfileKinds()};
   }
 
   void AddDescribe() {

@@ -20,6 +20,7 @@ enum class Command : uint8_t {
   kGetNodes,
   kGetEvents,
   kGetQueue,
+  kGetProfiles,
   kDescribeJob,
   kDescribeNode,
   kLogs,

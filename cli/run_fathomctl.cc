@@ -16,6 +16,7 @@
 #include "cli/logs_verb.h"
 #include "cli/node_verbs.h"
 #include "cli/preflight_verb.h"
+#include "cli/profile_verbs.h"
 #include "cli/queue_verbs.h"
 #include "cli/render.h"
 #include "cli/schedule_verb.h"
@@ -69,6 +70,8 @@ absl::Status Run(const Options& options, Session& session) {
       return RunGetEvents(options.get, session);
     case Command::kGetQueue:
       return RunGetQueue(options.get, session);
+    case Command::kGetProfiles:
+      return RunGetProfiles(options.get, session);
     case Command::kDescribeJob:
       return RunDescribeJob(options.describe, session);
     case Command::kDescribeNode:
