@@ -179,7 +179,9 @@ class Picture {
         continue;
       }
       seen_.emplace(op.kind, op.way);
-      digits_ = std::max(digits_, absl::StrCat(op.micro_batch).size());
+      if (op.micro_batch >= 0) {
+        digits_ = std::max(digits_, absl::StrCat(op.micro_batch).size());
+      }
       if (op.kind == TimelineOpKind::kForward && op.way <= 1) {
         auto [first, added] =
             first_forward_[op.way].emplace(rank.pipeline_rank(), instruction.start_s());
@@ -317,35 +319,45 @@ class Picture {
     absl::StrAppend(&out, "<path class=\"grid\" d=\"", path, "\"/>\n");
   }
 
+  static void AppendBox(double x, double y, double width, double height, std::string& path) {
+    absl::StrAppend(&path, "M", Length(x), " ", Length(y), "h", Length(width), "v", Length(height),
+                    "h", Length(-width), "z");
+  }
+
   void DrawBoxes(const v1::RankTimes& rank, std::string& out) {
-    Labels labels;
+    const bool tooltips = boxes_ <= kTooltipBoxesMax;
+    std::map<std::string, std::string> paths;  // by class; all of a colour at once
     std::string waits;
+    Labels labels;
     for (const v1::TimedInstruction& instruction : rank.instructions()) {
       if (!IsDrawable(instruction)) continue;
       const double x = X(instruction.start_s());
       const double width = X(instruction.end_s()) - x;
       const std::vector<TimelineOp> ops = ParseTimelineOps(instruction.what());
       const double height = row_height_ / static_cast<double>(ops.size());
-      const bool tooltip = boxes_ <= kTooltipBoxesMax;
-      if (tooltip) out += "<g>";
       for (size_t i = 0; i < ops.size(); ++i) {
         const Paint paint = PaintOf(ops[i]);
         const double y = static_cast<double>(i) * height;
-        absl::StrAppend(&out, "<path class=\"", ClassOf(paint), "\" d=\"M", Length(x), " ",
-                        Length(y), "h", Length(width), "v", Length(height), "h", Length(-width),
-                        "z\"/>");
+        AppendBox(x, y, width, height, paths[ClassOf(paint)]);
         DrawLabel(ops[i], paint, x + width / 2, y + height / 2, width, height, labels);
       }
-      const double wait = X(std::max(0.0, instruction.wait_s()));
-      if (wait > 0) {
-        absl::StrAppend(&waits, "M", Length(x), " 0h", Length(std::min(wait, width)), "v",
-                        Length(row_height_), "h", Length(-std::min(wait, width)), "z");
-      }
-      if (tooltip) absl::StrAppend(&out, "<title>", Tooltip(instruction), "</title></g>");
-      out += "\n";
+      const double wait = std::min(X(std::max(0.0, instruction.wait_s())), width);
+      if (wait > 0) AppendBox(x, 0, wait, row_height_, waits);
+      if (!tooltips) continue;
+      out += "<g>";
+      DrawPaths(paths, out);
+      absl::StrAppend(&out, "<title>", Tooltip(instruction), "</title></g>\n");
+      paths.clear();
     }
+    DrawPaths(paths, out);
     if (!waits.empty()) absl::StrAppend(&out, "<path class=\"wait\" d=\"", waits, "\"/>\n");
     for (const auto& [style, texts] : labels) absl::StrAppend(&out, style, texts, "</g>\n");
+  }
+
+  static void DrawPaths(const std::map<std::string, std::string>& paths, std::string& out) {
+    for (const auto& [name, path] : paths) {
+      absl::StrAppend(&out, "<path class=\"", name, "\" d=\"", path, "\"/>");
+    }
   }
 
   std::string Tooltip(const v1::TimedInstruction& instruction) const {
