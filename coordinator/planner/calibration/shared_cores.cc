@@ -105,6 +105,7 @@ class Simulator {
   // Goes through the rank's program up to its next work or wait.
   void Advance(int rank);
   void Wake(int rank);
+  void AdvanceReady();
   void Arrive(const Arrival& arrival);
   void Give(const SharedAction& action, int rank);
   bool MayPass(const SharedAction& action, int rank);
@@ -119,6 +120,7 @@ class Simulator {
   std::vector<Group> groups_;
   std::vector<Cores> cores_;
   std::priority_queue<Arrival, std::vector<Arrival>, std::greater<>> arrivals_;
+  std::deque<int> ready_;
   int64_t order_ = 0;
   double now_ = 0;
   size_t finished_ = 0;
@@ -136,11 +138,13 @@ void Simulator::Arrive(const Arrival& arrival) {
   const auto at = std::find(group.members.begin(), group.members.end(), arrival.rank);
   ++group.joined[static_cast<size_t>(at - group.members.begin())];
   const int64_t met = Met(group);
-  std::vector<int> waiting;
   for (const int rank : std::exchange(group.waiting, {})) {
-    (states_[rank].joins[arrival.index] <= met ? waiting : group.waiting).push_back(rank);
+    if (states_[rank].joins[arrival.index] <= met) {
+      Wake(rank);
+    } else {
+      group.waiting.push_back(rank);
+    }
   }
-  for (const int rank : waiting) Wake(rank);
 }
 
 void Simulator::Give(const SharedAction& action, int rank) {
@@ -173,7 +177,15 @@ void Simulator::Wake(int rank) {
   RankState& state = states_[rank];
   times_.ranks[rank].waiting += now_ - state.since;
   state.waits = false;
-  Advance(rank);
+  ready_.push_back(rank);
+}
+
+void Simulator::AdvanceReady() {
+  while (!ready_.empty()) {
+    const int rank = ready_.front();
+    ready_.pop_front();
+    Advance(rank);
+  }
 }
 
 void Simulator::Advance(int rank) {
@@ -211,7 +223,7 @@ void Simulator::Advance(int rank) {
         if (times.marks.size() <= static_cast<size_t>(action.index)) {
           times.marks.resize(action.index + 1);
         }
-        times.marks[action.index] = now_;
+        times.marks[action.index] = {now_, times.waiting};
         break;
     }
   }
@@ -220,8 +232,10 @@ void Simulator::Advance(int rank) {
 }
 
 absl::StatusOr<SharedTimes> Simulator::Run() {
-  for (size_t rank = 0; rank < ranks_.size(); ++rank) Advance(static_cast<int>(rank));
-  while (finished_ < ranks_.size()) {
+  for (size_t rank = 0; rank < ranks_.size(); ++rank) ready_.push_back(static_cast<int>(rank));
+  while (true) {
+    AdvanceReady();
+    if (finished_ == ranks_.size()) break;
     double next = arrivals_.empty() ? kNever : arrivals_.top().at;
     Cores* first = nullptr;
     for (Cores& cores : cores_) {
@@ -242,7 +256,7 @@ absl::StatusOr<SharedTimes> Simulator::Run() {
     }
     const int rank = first->Finish();
     times_.ranks[rank].running += now_ - states_[rank].since;
-    Advance(rank);
+    ready_.push_back(rank);
   }
   for (const SharedTimes::Rank& rank : times_.ranks) {
     times_.makespan = std::max(times_.makespan, rank.finish);

@@ -47,12 +47,16 @@ struct SharedGroup {
 };
 
 struct SharedTimes {
+  struct Mark {
+    double at = 0;
+    double waited = 0;  // up to then
+  };
   struct Rank {
     double finish = 0;
     double work = 0;     // seconds of a core of its own
     double running = 0;  // from when it could run until it had, sharing counted
     double waiting = 0;  // for others, until the end of the step
-    std::vector<double> marks;
+    std::vector<Mark> marks;
   };
   double makespan = 0;
   std::vector<Rank> ranks;
