@@ -26,6 +26,7 @@ absl::StatusOr<v1::Plan> Build(const std::string& job_id, uint64_t epoch,
   *plan.mutable_spec() = resolved;
   for (const v1::Stage& stage : stages) *plan.add_stages() = stage;
   for (const v1::RankAssignment& rank : ranks) *plan.add_ranks() = rank;
+  SetPlannedNodes(nodes, &plan);
   const int64_t per_rank = config.n_routed_experts / shape.expert();
   for (int64_t expert = 0; expert < config.n_routed_experts; ++expert) {
     plan.add_expert_owner(static_cast<int32_t>(expert / per_rank));

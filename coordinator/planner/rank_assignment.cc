@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <cstdint>
 #include <map>
-#include <numeric>
+#include <optional>
 #include <set>
+#include <string>
 #include <tuple>
 #include <utility>
 
@@ -13,15 +14,10 @@
 #include "common/base/check.h"
 #include "common/base/status_util.h"
 #include "common/plan/plan_layout.h"
+#include "coordinator/planner/free_devices.h"
 
 namespace fathom::planner {
 namespace {
-
-struct Device {
-  int node = 0;  // index into the nodes given
-  int index = 0;
-};
-using Group = std::vector<Device>;  // by expert rank
 
 absl::Status CheckNodes(const std::vector<NodeCapacity>& nodes) {
   std::set<std::string> names;
@@ -41,168 +37,114 @@ absl::Status CheckNodes(const std::vector<NodeCapacity>& nodes) {
   return absl::OkStatus();
 }
 
-int64_t FreeOn(const NodeCapacity& node) { return static_cast<int64_t>(node.free_devices.size()); }
-
-// Nodes with the most free devices first; among equals as given, or taking turns between failure
-// domains.
-std::vector<int> SortNodes(const std::vector<NodeCapacity>& nodes, bool take_turns) {
-  std::vector<int> turn(nodes.size(), 0);
-  std::map<std::string, int> seen;
-  for (size_t i = 0; take_turns && i < nodes.size(); ++i) {
-    if (!nodes[i].failure_domain.empty()) turn[i] = seen[nodes[i].failure_domain]++;
-  }
-  std::vector<int> order(nodes.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
-    return std::pair(-FreeOn(nodes[a]), turn[a]) < std::pair(-FreeOn(nodes[b]), turn[b]);
-  });
-  return order;
-}
-
-// The nodes to use, only as many as are needed.
-std::vector<int> ChooseNodes(const v1::Parallelism& shape, const std::vector<NodeCapacity>& nodes,
-                             bool use_domains) {
-  const int64_t groups = int64_t{shape.pipeline()} * shape.replicas();
-  const int64_t pairs = shape.pipeline() > 1 ? groups / 2 : groups;
-  int64_t all_whole = 0;
-  for (const NodeCapacity& node : nodes) all_whole += FreeOn(node) / shape.expert();
-  // Groups that span nodes stay within a failure domain's neighbourhood: the order given.
-  std::vector<int> order = SortNodes(nodes, use_domains && all_whole >= groups);
-
-  int64_t devices = 0;  // on the first nodes
-  int64_t whole = 0;    // groups that fit there whole
-  int64_t apart = 0;    // of those, how many can be used with each pair on two nodes
-  std::vector<size_t> enough(3, 0);
-  for (size_t i = 0; i < order.size(); ++i) {
-    const int64_t slots = FreeOn(nodes[order[i]]) / shape.expert();
-    devices += FreeOn(nodes[order[i]]);
-    whole += slots;
-    apart += std::min(slots, pairs);
-    if (enough[0] == 0 && apart >= groups) enough[0] = i + 1;
-    if (enough[1] == 0 && whole >= groups) enough[1] = i + 1;
-    if (enough[2] == 0 && devices >= groups * shape.expert()) enough[2] = i + 1;
-  }
-  for (size_t count : enough) {
-    if (count == 0) continue;
-    order.resize(count);
-    break;
-  }
-  return order;
-}
-
+// One way to do it, and how good it came out.
 class Assigner {
  public:
-  Assigner(const v1::Parallelism& shape, const std::vector<NodeCapacity>& nodes, bool use_domains)
-      : shape_(shape),
-        nodes_(nodes),
-        use_domains_(use_domains),
-        order_(ChooseNodes(shape, nodes, use_domains)),
-        free_(nodes.size()) {
-    for (int node : order_) {
-      free_[node] = nodes[node].free_devices;
-      std::sort(free_[node].rbegin(), free_[node].rend());  // taken from the back: lowest first
-    }
-  }
+  Assigner(const v1::Parallelism& shape, const std::vector<NodeCapacity>& nodes, NodeOrder how,
+           Closeness counted)
+      : shape_(shape), free_(nodes, ChooseNodes(shape, nodes, how), shape.expert(), counted) {}
 
   void Run() {
-    groups_.resize(shape_.pipeline() * shape_.replicas());
+    groups_.resize(static_cast<size_t>(shape_.pipeline()) * shape_.replicas());
     for (int replica = 0; replica < shape_.replicas(); ++replica) {
-      Group* const first = &groups_[replica * shape_.pipeline()];
+      DeviceGroup* const first = &groups_[static_cast<size_t>(replica) * shape_.pipeline()];
       for (int p = 0; p < (shape_.pipeline() + 1) / 2; ++p) {
         const int mirror = shape_.pipeline() - 1 - p;
-        first[p] = Place(nullptr);
+        first[p] = free_.Take(nullptr);
         if (mirror == p) continue;
-        first[mirror] = Place(&first[p]);
+        first[mirror] = free_.Take(&first[p]);
         SetApart(first[p], &first[mirror]);
-        CountTogether(first[p], first[mirror]);
       }
+    }
+    for (const DeviceGroup& group : groups_) {
+      leaves_ += free_.LeavesOf(group);
+      for (const FreeDevice& device : group) used_.insert(device.node);
     }
   }
 
-  // Fewer is better: mirrors on one node, then mirrors in one failure domain.
-  std::pair<int, int> score() const { return {same_node_, same_domain_}; }
+  // Smaller is better: mirrors on one node, leaves that expert groups span, mirrors in one failure
+  // domain, mirrors under one leaf, nodes used.
+  std::tuple<int, int64_t, int, int, size_t> score() const {
+    return {met_.node, leaves_, met_.domain, met_.leaf, used_.size()};
+  }
   // [replica * pipeline + pipeline rank]
-  const std::vector<Group>& groups() const { return groups_; }
+  const std::vector<DeviceGroup>& groups() const { return groups_; }
 
  private:
-  bool SameDomain(int a, int b) const {
-    return !nodes_[a].failure_domain.empty() &&
-           nodes_[a].failure_domain == nodes_[b].failure_domain;
-  }
-
-  // How much each node is to be avoided by the mirror of `other`.
-  std::vector<int> Closeness(const Group* other) const {
-    std::vector<int> closeness(nodes_.size(), 0);
-    if (other == nullptr) return closeness;
-    std::set<std::string> domains;
-    for (const Device& device : *other) domains.insert(nodes_[device.node].failure_domain);
-    for (int node : order_) {
-      const std::string& domain = nodes_[node].failure_domain;
-      if (use_domains_ && !domain.empty() && domains.count(domain) > 0) closeness[node] = 1;
+  // Pairs that have something in common.
+  struct Meetings {
+    int node = 0;
+    int domain = 0;
+    int leaf = 0;
+    bool operator<(const Meetings& other) const {
+      return std::tie(node, domain, leaf) < std::tie(other.node, other.domain, other.leaf);
     }
-    for (const Device& device : *other) closeness[device.node] = 2;
-    return closeness;
-  }
+  };
 
-  Group Place(const Group* other) {
-    const size_t size = shape_.expert();
-    const std::vector<int> closeness = Closeness(other);
-    // Whole first; then far from the mirror; then where most room is left.
-    auto key = [&](int node) {
-      const auto room = static_cast<int64_t>(free_[node].size());
-      return std::tuple(room == 0, room < static_cast<int64_t>(size), closeness[node], -room);
-    };
-    Group group;
-    while (group.size() < size) {
-      const int node = *std::min_element(order_.begin(), order_.end(),
-                                         [&](int a, int b) { return key(a) < key(b); });
-      FATHOM_CHECK(!free_[node].empty()) << "no room for " << size - group.size() << " ranks";
-      while (!free_[node].empty() && group.size() < size) {
-        group.push_back({node, free_[node].back()});
-        free_[node].pop_back();
-      }
-    }
-    return group;
-  }
-
-  int Together(const Group& a, const Group& b, size_t shift) const {
-    int together = 0;
+  Meetings Together(const DeviceGroup& a, const DeviceGroup& b, size_t shift) const {
+    Meetings together;
     for (size_t i = 0; i < a.size(); ++i) {
-      together += a[i].node == b[(i + shift) % b.size()].node;
+      const int other = b[(i + shift) % b.size()].node;
+      together.node += a[i].node == other;
+      together.domain += free_.SameDomain(a[i].node, other);
+      together.leaf += free_.SameLeaf(a[i].node, other);
     }
     return together;
   }
 
-  // Where two spread groups share nodes: turn one so that as few pairs as possible meet.
-  void SetApart(const Group& fixed, Group* turned) const {
+  // Where two groups have something in common: turn one so that as few pairs as possible meet.
+  void SetApart(const DeviceGroup& fixed, DeviceGroup* turned) {
     size_t best = 0;
-    int fewest = Together(fixed, *turned, 0);
-    for (size_t shift = 1; shift < turned->size() && fewest > 0; ++shift) {
-      const int together = Together(fixed, *turned, shift);
+    Meetings fewest = Together(fixed, *turned, 0);
+    const bool spread =
+        fixed.front().node != fixed.back().node || turned->front().node != turned->back().node;
+    for (size_t shift = 1; spread && shift < turned->size() && Meetings() < fewest; ++shift) {
+      const Meetings together = Together(fixed, *turned, shift);
       if (together < fewest) {
         fewest = together;
         best = shift;
       }
     }
     std::rotate(turned->begin(), turned->begin() + static_cast<int64_t>(best), turned->end());
-  }
-
-  void CountTogether(const Group& a, const Group& b) {
-    for (size_t i = 0; i < a.size(); ++i) {
-      same_node_ += a[i].node == b[i].node;
-      same_domain_ += SameDomain(a[i].node, b[i].node);
-    }
+    met_.node += fewest.node;
+    met_.domain += fewest.domain;
+    met_.leaf += fewest.leaf;
   }
 
   const v1::Parallelism& shape_;
-  const std::vector<NodeCapacity>& nodes_;
-  const bool use_domains_;
-  const std::vector<int> order_;
-  std::vector<std::vector<int>> free_;  // by node, descending
-  std::vector<Group> groups_;
-  int same_node_ = 0;
-  int same_domain_ = 0;
+  FreeDevices free_;
+  std::vector<DeviceGroup> groups_;
+  Meetings met_;
+  int64_t leaves_ = 0;
+  std::set<int> used_;
 };
+
+bool SeveralLeaves(const std::vector<NodeCapacity>& nodes) {
+  const std::string* known = nullptr;
+  for (const NodeCapacity& node : nodes) {
+    if (node.leaf.empty()) continue;
+    if (known != nullptr && *known != node.leaf) return true;
+    known = &node.leaf;
+  }
+  return false;
+}
+
+std::vector<DeviceGroup> BestGroups(const v1::Parallelism& shape,
+                                    const std::vector<NodeCapacity>& nodes) {
+  std::vector<std::pair<NodeOrder, Closeness>> ways = {{NodeOrder::kRoom, {}},
+                                                       {NodeOrder::kDomains, {.domains = true}}};
+  if (SeveralLeaves(nodes)) {
+    ways.push_back({NodeOrder::kRoom, {.domains = true, .leaves = true}});
+    ways.push_back({NodeOrder::kLeaves, {.domains = true, .leaves = true}});
+  }
+  std::optional<Assigner> best;
+  for (const auto& [order, counted] : ways) {
+    Assigner next(shape, nodes, order, counted);
+    next.Run();
+    if (!best.has_value() || next.score() < best->score()) best.emplace(std::move(next));
+  }
+  return best->groups();
+}
 
 }  // namespace
 
@@ -213,23 +155,20 @@ absl::StatusOr<std::vector<v1::RankAssignment>> AssignRanks(
       << "a shape that no job resolver lets through";
   const int64_t needed = int64_t{shape.pipeline()} * shape.expert() * shape.replicas();
   int64_t free_devices = 0;
-  for (const NodeCapacity& node : nodes) free_devices += node.free_devices.size();
+  for (const NodeCapacity& node : nodes) {
+    free_devices += static_cast<int64_t>(node.free_devices.size());
+  }
   if (free_devices < needed) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "needs ", needed, " devices (pipeline ", shape.pipeline(), " x expert ", shape.expert(),
         " x replicas ", shape.replicas(), "), and ", free_devices, " are free on ", nodes.size(),
         " nodes; wait for other jobs, add nodes, or lower spec.parallelism"));
   }
-  Assigner plain(shape, nodes, /*use_domains=*/false);
-  plain.Run();
-  Assigner by_domain(shape, nodes, /*use_domains=*/true);
-  by_domain.Run();
-  const Assigner& best = by_domain.score() < plain.score() ? by_domain : plain;
-
-  std::vector<v1::RankAssignment> ranks(needed);
+  const std::vector<DeviceGroup> groups = BestGroups(shape, nodes);
+  std::vector<v1::RankAssignment> ranks(static_cast<size_t>(needed));
   for (int replica = 0; replica < shape.replicas(); ++replica) {
     for (int p = 0; p < shape.pipeline(); ++p) {
-      const Group& group = best.groups()[replica * shape.pipeline() + p];
+      const DeviceGroup& group = groups[static_cast<size_t>(replica) * shape.pipeline() + p];
       for (int e = 0; e < shape.expert(); ++e) {
         const int rank = plan::RankAt(shape, replica, e, p);
         v1::RankAssignment& at = ranks[rank];
@@ -243,6 +182,22 @@ absl::StatusOr<std::vector<v1::RankAssignment>> AssignRanks(
     }
   }
   return ranks;
+}
+
+void SetPlannedNodes(const std::vector<NodeCapacity>& nodes, v1::Plan* plan) {
+  std::map<std::string, const NodeCapacity*> known;
+  for (const NodeCapacity& node : nodes) known.emplace(node.name, &node);
+  std::set<std::string> used;
+  for (const v1::RankAssignment& rank : plan->ranks()) used.insert(rank.node());
+  plan->clear_nodes();
+  for (const std::string& name : used) {
+    v1::PlannedNode* node = plan->add_nodes();
+    node->set_name(name);
+    const auto found = known.find(name);
+    if (found == known.end()) continue;
+    node->set_leaf(found->second->leaf);
+    node->set_failure_domain(found->second->failure_domain);
+  }
 }
 
 }  // namespace fathom::planner

@@ -26,6 +26,7 @@ class Placer {
       Place& place = places_[node.capacity.name];
       place.free.insert(node.capacity.free_devices.begin(), node.capacity.free_devices.end());
       place.domain = node.capacity.failure_domain;
+      place.leaf = node.capacity.leaf;
       place.spare = node.spare;
       free_ += static_cast<int64_t>(place.free.size());
     }
@@ -61,10 +62,11 @@ class Placer {
   struct Place {
     std::set<int> free;
     std::string domain;
+    std::string leaf;
     bool spare = false;
   };
 
-  // How near the rank's mirror is to that node: 2 on it, 1 in its failure domain.
+  // How near the rank's mirror is to that node: 3 on it, 2 in its failure domain, 1 under its leaf.
   int Closeness(int rank, const std::string& node) const {
     const v1::RankAssignment& at = plan_->ranks(rank);
     const v1::Parallelism& shape = plan_->spec().parallelism();
@@ -72,9 +74,24 @@ class Placer {
                                     shape.pipeline() - 1 - at.pipeline_rank());
     if (mirror == rank || !placed_.contains(mirror)) return 0;
     const std::string& other = plan_->ranks(mirror).node();
-    if (other == node) return 2;
-    const std::string& domain = places_.at(node).domain;
-    return !domain.empty() && domain == places_.at(other).domain ? 1 : 0;
+    if (other == node) return 3;
+    const Place& here = places_.at(node);
+    const Place& there = places_.at(other);
+    if (!here.domain.empty() && here.domain == there.domain) return 2;
+    return !here.leaf.empty() && here.leaf == there.leaf ? 1 : 0;
+  }
+
+  // Known leaves of those that stay of the expert groups which the block is part of.
+  std::set<std::string> LeavesBeside(const std::vector<Homeless>& block) const {
+    std::set<std::string> leaves;
+    for (const Homeless& one : block) {
+      for (const int other : plan::ExpertGroup(*plan_, one.rank)) {
+        if (!placed_.contains(other)) continue;
+        const std::string& leaf = places_.at(plan_->ranks(other).node()).leaf;
+        if (!leaf.empty()) leaves.insert(leaf);
+      }
+    }
+    return leaves;
   }
 
   // The one node for a whole block; empty if none has room.
@@ -87,18 +104,23 @@ class Placer {
         return successor->second;
       }
     }
+    const std::set<std::string> leaves = LeavesBeside(block);
     std::string best;
-    std::tuple<bool, int, bool, int, size_t> best_key;
+    std::tuple<bool, int, bool, int, bool, int, size_t> best_key;
     for (const auto& [name, place] : places_) {
       if (place.free.size() < block.size()) continue;
       int same_node = 0;
       int same_domain = 0;
+      int same_leaf = 0;
       for (const Homeless& one : block) {
         const int closeness = Closeness(one.rank, name);
-        same_node += closeness == 2;
-        same_domain += closeness == 1;
+        same_node += closeness == 3;
+        same_domain += closeness == 2;
+        same_leaf += closeness == 1;
       }
-      const std::tuple key(name != from, same_node, !place.spare, same_domain, place.free.size());
+      const bool far = !leaves.empty() && leaves.count(place.leaf) == 0;
+      const std::tuple key(name != from, same_node, !place.spare, same_domain, far, same_leaf,
+                           place.free.size());
       if (best.empty() || key < best_key) {
         best = name;
         best_key = key;
@@ -146,6 +168,14 @@ v1::Plan Copy(const ReplanRequest& request) {
 bool MayBe(int64_t micro_batches, int pipeline) {
   if (pipeline == 1) return micro_batches >= 1;
   return micro_batches % 2 == 0 && micro_batches >= 2 * pipeline;
+}
+
+v1::Plan WithNodes(const ReplanRequest& request, v1::Plan plan) {
+  std::vector<NodeCapacity> nodes;
+  nodes.reserve(request.nodes.size());
+  for (const ReplanNode& node : request.nodes) nodes.push_back(node.capacity);
+  SetPlannedNodes(nodes, &plan);
+  return plan;
 }
 
 // The spec asked for, with `replicas` of its replicas.
@@ -253,7 +283,7 @@ absl::StatusOr<v1::Plan> Replan(const ReplanRequest& request) {
     return TooFew(homeless, placer.free(), absl::StrCat("the ranks that were on", nodes));
   }
   for (const auto& [node, block] : blocks) placer.PutBlock(block);
-  return plan;
+  return WithNodes(request, std::move(plan));
 }
 
 absl::StatusOr<v1::Plan> Reshape(const ReplanRequest& request) {
@@ -263,7 +293,7 @@ absl::StatusOr<v1::Plan> Reshape(const ReplanRequest& request) {
   const int64_t each = int64_t{shape.pipeline()} * shape.expert();
   for (int replicas = shape.replicas(); replicas >= 1; --replicas) {
     if (replicas * each > free || MicroBatchesWith(*request.asked, replicas) == 0) continue;
-    return Shaped(request, replicas);
+    return WithNodes(request, Shaped(request, replicas));
   }
   return TooFew(each, free, shape.replicas() > 1 ? "one replica" : "the job");
 }

@@ -4,7 +4,8 @@
 // memory. What must leave a node leaves as a block: to the successor named for the node, to one
 // spare that fits, to one other node that fits, or else spread over free devices; a rank and its
 // mirror, which hold the same weights, are kept on different nodes, then in different failure
-// domains, where there is a choice. Where nothing fits, a job of several replicas can drop some:
+// domains, then under different leaves, and a block near the rest of its expert groups, where there
+// is a choice. Where nothing fits, a job of several replicas can drop some:
 // the samples of a step stay the same, as its other lanes take more micro-batches each.
 //
 // Pure: the same input always gives the same answer.

@@ -42,8 +42,9 @@ std::vector<transport::ChannelSpec> SnapshotStream::Channels(const v1::Plan& pla
   }
   const int slots =
       static_cast<int>(std::clamp<int64_t>(chunks / kPumpsPerShard, kSlotsMin, kSlotsMax));
+  const std::vector<int> buddies = plan::BuddiesOf(plan);
   for (int rank = 0; rank < plan.ranks_size(); ++rank) {
-    specs.push_back({kChannel, rank, plan::BuddyOf(plan, rank), slots,
+    specs.push_back({kChannel, rank, buddies[static_cast<size_t>(rank)], slots,
                      static_cast<uint64_t>(kStateChunkBytes)});
   }
   return specs;
