@@ -88,6 +88,7 @@ Value PreflightValue(const v1::PreflightReport& report) {
 Value NodeDescription(const v1::NodeStatus& node, const std::vector<v1::Event>& events) {
   Value value = NodeValue(node);
   value.Set("failure_domain", TextOrNull(node.node().failure_domain()));
+  value.Set("leaf", TextOrNull(node.node().leaf()));
   value.Set("admin", node.has_admin() ? AdminValue(node.admin()) : Value());
   value.Set("preflight_report", node.has_preflight() ? PreflightValue(node.preflight()) : Value());
   value.Set("health", node.has_health() ? HealthValue(node.health()) : Value());

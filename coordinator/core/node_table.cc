@@ -46,6 +46,7 @@ absl::Status CheckReport(const v1::NodeReport& report) {
 
 bool SameAdmission(const v1::NodeReport& a, const v1::NodeReport& b) {
   return a.node().failure_domain() == b.node().failure_domain() &&
+         a.node().leaf() == b.node().leaf() &&
          a.preflight().finished_ms() == b.preflight().finished_ms() &&
          a.preflight().id() == b.preflight().id() &&
          a.preflight().passed() == b.preflight().passed();

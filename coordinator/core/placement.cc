@@ -63,6 +63,7 @@ DeviceUse::DeviceUse(const NodeTable& nodes, const DurableState& state,
     Node& node = nodes_.emplace_back();
     node.name = name.value();
     node.failure_domain = entry.report.node().failure_domain();
+    node.leaf = entry.report.node().leaf();
     node.spare = entry.state == v1::NODE_STATE_SPARE;
     node.closed = closed.contains(name.value());
     for (const v1::Device& device : entry.report.node().devices()) {
@@ -116,6 +117,7 @@ DeviceMap::DeviceMap(const DeviceUse& use, int64_t viewer, bool over_claims) {
     Place& place = places_.emplace_hint(places_.end(), node.name, Place())->second;
     place.node.name = node.name;
     place.node.failure_domain = node.failure_domain;
+    place.node.leaf = node.leaf;
     place.node.spare = node.spare;
     place.closed = node.closed;
     const bool all_busy = OfAnother(node.unknown, viewer);

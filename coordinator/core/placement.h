@@ -26,6 +26,7 @@ struct FreeNode {
   std::string name;
   std::vector<int32_t> free_devices;  // indices, ascending, at least one
   std::string failure_domain;
+  std::string leaf;
   bool spare = false;
 };
 
@@ -82,6 +83,7 @@ class DeviceUse {
   struct Node {
     std::string name;
     std::string failure_domain;
+    std::string leaf;
     bool spare = false;
     bool closed = false;
     std::vector<Device> devices;   // by index

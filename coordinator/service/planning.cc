@@ -25,7 +25,8 @@ planner::ReplanRequest RequestOf(const ReplanInput& input) {
     request.nodes.push_back(
         {.capacity = {.name = node.name,
                       .free_devices = {node.free_devices.begin(), node.free_devices.end()},
-                      .failure_domain = node.failure_domain},
+                      .failure_domain = node.failure_domain,
+                      .leaf = node.leaf},
          .spare = node.spare});
   }
   return request;
@@ -68,7 +69,8 @@ PlanningFunctions RealPlanning() {
     for (const FreeNode& node : nodes) {
       capacities.push_back({.name = node.name,
                             .free_devices = {node.free_devices.begin(), node.free_devices.end()},
-                            .failure_domain = node.failure_domain});
+                            .failure_domain = node.failure_domain,
+                            .leaf = node.leaf});
     }
     return planner::MakePlan(job, epoch, spec, capacities);
   };

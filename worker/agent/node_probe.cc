@@ -97,6 +97,7 @@ v1::Node DescribeNode(const v1::WorkerConfig& config, int64_t memory_bytes) {
   node.set_name(config.node_name());
   node.set_address(config.address());
   node.set_failure_domain(config.failure_domain());
+  node.set_leaf(config.leaf());
   for (int i = 0; i < config.devices(); ++i) {
     v1::Device* device = node.add_devices();
     device->set_index(i);

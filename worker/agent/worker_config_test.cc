@@ -149,6 +149,8 @@ TEST(WorkerFlagsTest, EveryField_HasAFlag) {
                              "500",
                              "--failure-domain",
                              "rack",
+                             "--leaf",
+                             "leaf-3",
                              "--tls-certificate-file",
                              "/c",
                              "--tls-key-file",
@@ -220,6 +222,7 @@ TEST(NodeProbeTest, Devices_ShareTheMemory) {
   config.set_node_name("n0");
   config.set_devices(4);
   config.set_failure_domain("rack-1");
+  config.set_leaf("leaf-3");
   const v1::Node node = DescribeNode(config, 400);
   ASSERT_EQ(node.devices_size(), 4);
   EXPECT_EQ(node.devices(3).index(), 3);
@@ -227,6 +230,7 @@ TEST(NodeProbeTest, Devices_ShareTheMemory) {
   EXPECT_EQ(node.devices(3).memory_bytes(), 100);
   EXPECT_EQ(node.name(), "n0");
   EXPECT_EQ(node.failure_domain(), "rack-1");
+  EXPECT_EQ(node.leaf(), "leaf-3");
 }
 
 // --- The state folder ---

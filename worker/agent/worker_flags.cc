@@ -56,6 +56,9 @@ absl::StatusOr<std::optional<v1::WorkerConfig>> ParseWorkerFlags(int argc,
       "--failure-domain", [&](const std::string& v) { given.set_failure_domain(v); },
       "what fails together with this node, such as its rack");
   text(
+      "--leaf", [&](const std::string& v) { given.set_leaf(v); },
+      "name of the leaf switch that this node is under");
+  text(
       "--tls-certificate-file",
       [&](const std::string& v) { given.mutable_tls()->set_certificate_file(v); },
       "this node's certificate, PEM");
