@@ -169,8 +169,8 @@ constexpr char kFlashMlaBlackwell[] =
 constexpr RateRow kGb200Rates[] = {
     {"attention_forward", "bf16", 0, 4096, 128, 192, 1460, kFlashMlaBlackwell},
     {"attention_backward", "bf16", 0, 4096, 128, 192, 1000, kFlashMlaBlackwell},
-    {"dispatch", "e4m3", 2, 8192, 7168, 0, 643, kDeepEpBlackwell},
-    {"combine", "bf16", 2, 8192, 7168, 0, 675, kDeepEpBlackwell},
+    {"dispatch", "e4m3", 1, 8192, 7168, 0, 643, kDeepEpBlackwell},
+    {"combine", "bf16", 1, 8192, 7168, 0, 675, kDeepEpBlackwell},
 };
 
 constexpr SourceRow kGb200Sources[] = {
@@ -209,7 +209,7 @@ constexpr ProfileRow kNvidia[] = {
      .dollars_per_device_hour = 0,
      .rates = {},
      .sources = kH100Sources,
-     .like = &kH800},
+     .like = "h800"},
     {.kind = "h20",
      .title = "NVIDIA H20 SXM",
      .bf16_tflops = 148,
@@ -229,7 +229,7 @@ constexpr ProfileRow kNvidia[] = {
      .dollars_per_device_hour = 0,
      .rates = {},
      .sources = kH20Sources,
-     .like = &kH800},
+     .like = "h800"},
     {.kind = "h200",
      .title = "NVIDIA H200 SXM",
      .bf16_tflops = 989.5,
@@ -249,7 +249,7 @@ constexpr ProfileRow kNvidia[] = {
      .dollars_per_device_hour = 0,
      .rates = {},
      .sources = kH200Sources,
-     .like = &kH800},
+     .like = "h800"},
     {.kind = "a100",
      .title = "NVIDIA A100 80GB SXM",
      .bf16_tflops = 312,
@@ -269,7 +269,7 @@ constexpr ProfileRow kNvidia[] = {
      .dollars_per_device_hour = 0,
      .rates = kA100Rates,
      .sources = kA100Sources,
-     .like = &kH800},
+     .like = "h800"},
     {.kind = "gb200-nvl72",
      .title = "NVIDIA GB200 NVL72",
      .bf16_tflops = 2500,
@@ -289,13 +289,11 @@ constexpr ProfileRow kNvidia[] = {
      .dollars_per_device_hour = 0,
      .rates = kGb200Rates,
      .sources = kGb200Sources,
-     .like = &kH800},
+     .like = "h800"},
 };
 
 }  // namespace
 
 absl::Span<const ProfileRow> NvidiaProfiles() { return kNvidia; }
-
-const ProfileRow& H800Profile() { return kNvidia[0]; }
 
 }  // namespace fathom::cluster

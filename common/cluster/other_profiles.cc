@@ -31,12 +31,7 @@ constexpr char kCannMla[] =
     "assumed: 60% of peak forward and 50% backward, for lack of a figure for training";
 constexpr char kAscendProduct[] = "assumed: 65% of peak, for lack of a figure in BF16";
 constexpr char kDeepEpAscend[] =
-    "sgl-kernel-npu repository, DeepEP-Ascend: dispatch of 8 ranks 102 GB/s, of 16 ranks 87; "
-    "combine 152 and 121";
-constexpr char kCloudMatrixExchange[] =
-    "assumed: sgl-kernel-npu's DeepEP-Ascend figure of 16 ranks, at any number of nodes of the "
-    "supernode, whose network does not block (arXiv 2506.12708)";
-
+    "sgl-kernel-npu repository, DeepEP-Ascend: 8 ranks on a node, 102 GB/s dispatch, 152 combine";
 constexpr RateRow kAscendRates[] = {
     {"gemm", "bf16", 0, 4096, 4096, 7168, 489, kAscendProduct},
     {"grouped_gemm", "bf16", 8, 4096, 4096, 7168, 489, kAscendProduct},
@@ -52,13 +47,13 @@ constexpr RateRow kAscendRates[] = {
      "assumed: 90% of the NIC's 50 GB/s; the published figure is of nodes within one supernode"},
 };
 
+constexpr char kDeepEpAscend16[] =
+    "sgl-kernel-npu repository, DeepEP-Ascend: 16 ranks on two nodes, 87 GB/s dispatch, 121 "
+    "combine; more nodes of a supernode assumed to do as well, its network does not block";
+
 constexpr RateRow kCloudMatrixRates[] = {
-    {"dispatch", "", 1, 4096, 7168, 0, 102, kDeepEpAscend},
-    {"dispatch", "", 2, 4096, 7168, 0, 87, kDeepEpAscend},
-    {"dispatch", "", 48, 4096, 7168, 0, 87, kCloudMatrixExchange},
-    {"combine", "", 1, 4096, 7168, 0, 152, kDeepEpAscend},
-    {"combine", "", 2, 4096, 7168, 0, 121, kDeepEpAscend},
-    {"combine", "", 48, 4096, 7168, 0, 121, kCloudMatrixExchange},
+    {"dispatch", "", 1, 4096, 7168, 0, 87, kDeepEpAscend16},
+    {"combine", "", 1, 4096, 7168, 0, 121, kDeepEpAscend16},
 };
 
 constexpr char kCloudMatrixPaper[] =
@@ -165,7 +160,7 @@ constexpr ProfileRow kOthers[] = {
      .dollars_per_device_hour = 0,
      .rates = kMi300xRates,
      .sources = kMi300xSources,
-     .like = nullptr},
+     .like = "h800"},
     kAscend,
     {.kind = "cloudmatrix-384",
      .title = "Huawei CloudMatrix 384",
@@ -186,7 +181,7 @@ constexpr ProfileRow kOthers[] = {
      .dollars_per_device_hour = 0,
      .rates = kCloudMatrixRates,
      .sources = kCloudMatrixSources,
-     .like = &kAscend},
+     .like = "ascend-910c"},
     {.kind = "cpu",
      .title = "CPU core",
      .bf16_tflops = 0.05,

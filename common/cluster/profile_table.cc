@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
+#include "common/base/check.h"
 
 namespace fathom::cluster {
 namespace {
@@ -37,29 +38,43 @@ double PeakFor(const RateRow& rate, const ProfileRow& device) {
   return format == "fp32" ? device.fp32_tflops : device.bf16_tflops;
 }
 
+// Exchanges within one scale-up domain and over several are two things.
 bool HasOwn(const ProfileRow& row, const RateRow& rate) {
+  const absl::string_view op = rate.op;
+  const bool exchange = op == "dispatch" || op == "combine";
   for (const RateRow& own : row.rates) {
-    if (absl::string_view(own.op) == rate.op && absl::string_view(own.format) == rate.format) {
+    if (op != own.op) continue;
+    if (exchange ? (own.groups <= 1) == (rate.groups <= 1)
+                 : absl::string_view(own.format) == rate.format) {
       return true;
     }
   }
   return false;
 }
 
-void AddRatesLike(const ProfileRow& row, v1::DeviceProfile& profile) {
-  for (const RateRow& rate : row.like->rates) {
+void AddRatesLike(const ProfileRow& like, const ProfileRow& row, v1::DeviceProfile& profile) {
+  for (const RateRow& rate : like.rates) {
     const double peak = PeakFor(rate, row);
     if (HasOwn(row, rate) || peak <= 0) continue;
     v1::MeasuredRate scaled = RateOf(rate);
-    const double share = rate.rate / PeakFor(rate, *row.like);
+    const double share = rate.rate / PeakFor(rate, like);
     scaled.set_rate(std::round(share * peak * 10) / 10);
     scaled.set_source(absl::StrFormat("assumed: %.1f%% of what bounds it, as on %s; there: %s",
-                                      100 * share, row.like->title, rate.source));
+                                      100 * share, like.title, rate.source));
     *profile.add_rates() = scaled;
   }
 }
 
 }  // namespace
+
+const ProfileRow* FindRow(absl::string_view kind) {
+  for (const absl::Span<const ProfileRow> rows : {NvidiaProfiles(), OtherProfiles()}) {
+    for (const ProfileRow& row : rows) {
+      if (kind == row.kind) return &row;
+    }
+  }
+  return nullptr;
+}
 
 v1::DeviceProfile MakeProfile(const ProfileRow& row) {
   v1::DeviceProfile profile;
@@ -81,7 +96,11 @@ v1::DeviceProfile MakeProfile(const ProfileRow& row) {
   profile.set_launch_us(row.launch_us);
   profile.set_dollars_per_device_hour(row.dollars_per_device_hour);
   for (const RateRow& rate : row.rates) *profile.add_rates() = RateOf(rate);
-  if (row.like != nullptr) AddRatesLike(row, profile);
+  if (row.like != nullptr) {
+    const ProfileRow* like = FindRow(row.like);
+    FATHOM_CHECK(like != nullptr) << row.like;
+    AddRatesLike(*like, row, profile);
+  }
   for (const SourceRow& source : row.sources) {
     for (const absl::string_view figure : absl::StrSplit(source.figures, ' ')) {
       v1::Source* one = profile.add_sources();

@@ -4,12 +4,13 @@
 // Rows speak of data sheets' units. Shapes of rates: products are [m, k] by [k, n], for grouped
 // ones m is a group's rows; attention is m positions of values n wide and keys k wide, its rate
 // counting two products forward and five backward, of a causal mask the visible half; exchanges
-// are m tokens of n elements over `groups` nodes.
+// are m tokens of n elements over `groups` scale-up domains.
 #ifndef FATHOM_COMMON_CLUSTER_PROFILE_TABLE_H_
 #define FATHOM_COMMON_CLUSTER_PROFILE_TABLE_H_
 
 #include <cstdint>
 
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "proto/fathom/v1/hardware.pb.h"
 
@@ -51,14 +52,16 @@ struct ProfileRow {
   double dollars_per_device_hour;
   absl::Span<const RateRow> rates;
   absl::Span<const SourceRow> sources;
-  // For each op and format without a rate of its own, it is assumed to reach the shares of its
-  // peaks that this one reaches of its own.
-  const ProfileRow* like;
+  // Kind that stands in for what is not published of this one: of an op and format without a rate
+  // of its own, it is assumed to reach the share of its peaks that the other reaches. Null: none.
+  const char* like;
 };
 
 absl::Span<const ProfileRow> NvidiaProfiles();
 absl::Span<const ProfileRow> OtherProfiles();
-const ProfileRow& H800Profile();
+
+// Null if there is none of that kind.
+const ProfileRow* FindRow(absl::string_view kind);
 
 v1::DeviceProfile MakeProfile(const ProfileRow& row);
 
