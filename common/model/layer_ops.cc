@@ -124,8 +124,8 @@ class Builder {
   void Copy(const char* what, int64_t m, int64_t n, double from, double to, Calls calls) {
     Rows("Copy", what, from == s() ? sum() : activation(), m, n, from + to, 0, true, calls);
   }
-  void Add(const char* what, int64_t m, int64_t n, double bytes_per_element, Calls calls = {}) {
-    Rows("Add", what, activation(), m, n, bytes_per_element, 0, true, calls);
+  void Add(const char* what, int64_t m, int64_t n, double bytes_per_element) {
+    Rows("Add", what, activation(), m, n, bytes_per_element, 0, true);
   }
   void Fill(const char* what, int64_t m, int64_t n) {
     Rows("Fill", what, sum(), m, n, s(), 0, true);
@@ -266,7 +266,8 @@ void SplitKeyGradient(const Sizes& z, Builder* b) {
   b->Copy("key gradient", z.tokens * z.heads, z.nope, a, a, {});
   b->Copy("value gradient", z.tokens * z.heads, z.v, a, a, {});
   b->Copy("shared key gradient", z.tokens, z.rope, a, s, {});
-  b->Add("shared key gradient", z.tokens, z.rope, 2 * s + a, {.count = z.heads - 1});
+  b->Rows("Add", "shared key gradient", b->sum(), z.tokens, z.rope, 2 * s + a, 0, true,
+          {.count = z.heads - 1});
   b->Rope("shared key gradient", z.tokens, z.rope, s);
   b->Copy("shared key gradient", z.tokens, z.rope, s, a, {});
 }

@@ -62,6 +62,8 @@ class StageImpl : public Stage {
   std::vector<Parameter*> router_biases() override;
   int live_micro_batches() const override { return static_cast<int>(live_.size()); }
 
+  PoolBytes pool_bytes() const override { return pool_.bytes(); }
+
   const StageLayers& layers() const { return layers_; }
   TransformerBlock& block(size_t i) { return *layers_.blocks[i]; }
   const StageOptions& options() const { return options_; }

@@ -25,6 +25,7 @@
 #include "worker/model/expert_exchange.h"
 #include "worker/model/linear.h"
 #include "worker/model/parameter_store.h"
+#include "worker/model/tensor.h"
 
 namespace fathom::model {
 
@@ -107,6 +108,9 @@ class Stage {
 
   // Micro-batches whose activations are held.
   virtual int live_micro_batches() const = 0;
+
+  // Of the pool that activations and FP8 copies of weights come from.
+  virtual PoolBytes pool_bytes() const = 0;
 };
 
 }  // namespace fathom::model

@@ -1,5 +1,6 @@
 #include "worker/model/tensor.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <memory>
@@ -36,7 +37,7 @@ struct PoolState {
   kernels::Ops* ops = nullptr;
   std::array<std::vector<PoolBlock*>, kOctaves * kStepsPerOctave + 1> free;
   std::vector<std::unique_ptr<PoolBlock>> blocks;
-  int64_t allocated_bytes = 0;
+  PoolBytes bytes;
   int64_t in_use = 0;
   bool closed = false;
 
@@ -49,6 +50,7 @@ void ReturnToPool(PoolBlock* block) {
   PoolState* pool = block->pool;
   pool->free[block->size_class].push_back(block);
   --pool->in_use;
+  pool->bytes.in_use -= block->bytes;
   if (pool->closed && pool->in_use == 0) delete pool;
 }
 
@@ -67,9 +69,12 @@ Buffer TensorPool::Bytes(size_t bytes) {
   FATHOM_CHECK(size_class < static_cast<int32_t>(state_->free.size())) << bytes << " bytes";
   std::vector<internal::PoolBlock*>& free = state_->free[size_class];
   ++state_->in_use;
+  state_->bytes.in_use += static_cast<int64_t>(bytes);
+  state_->bytes.peak = std::max(state_->bytes.peak, state_->bytes.in_use);
   if (!free.empty()) {
     internal::PoolBlock* block = free.back();
     free.pop_back();
+    block->bytes = static_cast<int64_t>(bytes);
     return Buffer(block);
   }
   auto block = std::make_unique<internal::PoolBlock>();
@@ -77,7 +82,8 @@ Buffer TensorPool::Bytes(size_t bytes) {
   FATHOM_CHECK(block->data != nullptr) << ClassBytes(size_class) << " bytes";
   block->pool = state_;
   block->size_class = size_class;
-  state_->allocated_bytes += static_cast<int64_t>(ClassBytes(size_class));
+  block->bytes = static_cast<int64_t>(bytes);
+  state_->bytes.allocated += static_cast<int64_t>(ClassBytes(size_class));
   state_->blocks.push_back(std::move(block));
   return Buffer(state_->blocks.back().get());
 }
@@ -102,6 +108,6 @@ Fp8Tensor TensorPool::Fp8(int64_t rows, int64_t cols, kernels::Fp8Scaling scalin
   return tensor;
 }
 
-int64_t TensorPool::allocated_bytes() const { return state_->allocated_bytes; }
+PoolBytes TensorPool::bytes() const { return state_->bytes; }
 
 }  // namespace fathom::model

@@ -22,6 +22,7 @@ struct PoolBlock {
   PoolState* pool = nullptr;
   int32_t size_class = 0;
   int32_t references = 0;
+  int64_t bytes = 0;  // asked for by its present user
 };
 void ReturnToPool(PoolBlock* block);
 }  // namespace internal
@@ -73,6 +74,12 @@ struct Fp8Tensor {
   bool empty() const { return matrix.codes == nullptr; }
 };
 
+struct PoolBytes {
+  int64_t in_use = 0;     // asked for by tensors that live now
+  int64_t peak = 0;       // the most that in_use has been
+  int64_t allocated = 0;  // taken from the backend so far, in use or free, in whole size classes
+};
+
 class TensorPool {
  public:
   explicit TensorPool(kernels::Ops* ops);
@@ -87,8 +94,8 @@ class TensorPool {
   Tensor Dense(int64_t rows, int64_t cols, kernels::DType dtype);
   Fp8Tensor Fp8(int64_t rows, int64_t cols, kernels::Fp8Scaling scaling);
 
-  // Taken from the backend so far, in use or free.
-  int64_t allocated_bytes() const;
+  PoolBytes bytes() const;
+  int64_t allocated_bytes() const { return bytes().allocated; }
 
  private:
   internal::PoolState* state_;
