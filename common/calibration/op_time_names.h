@@ -13,9 +13,12 @@ inline constexpr char kOverhead[] = "overhead";        // fixed: per call of an 
 inline constexpr char kInstruction[] = "instruction";  // fixed: per op of the schedule's lists
 inline constexpr char kExchange[] = "exchange";        // fixed: per message; bytes: packed
 
-// Between ranks; fixed: per message; bytes: sent.
+// Between ranks; fixed: of a core, per message, both ranks' together; bytes: sent.
 inline constexpr char kMessageShm[] = "message shm";
 inline constexpr char kMessageTcp[] = "message tcp";
+// Fixed: until a message's receiver runs, beyond that.
+inline constexpr char kLatencyShm[] = "latency shm";
+inline constexpr char kLatencyTcp[] = "latency tcp";
 
 // At the end of a step.
 inline constexpr char kReduce[] = "reduce";  // bytes: added to another rank's

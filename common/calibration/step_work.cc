@@ -111,18 +111,9 @@ LayerExchange ExchangeOf(const model::ModelConfig& config, const model::MicroBat
   return out;
 }
 
-std::vector<int> StagesHeld(const JobShape& job, int pipeline_rank) {
-  const int stages = static_cast<int>(job.stage_layers.size());
-  if (stages == 1) return {0};
-  return {pipeline_rank, stages - 1 - pipeline_rank};
-}
-
-StepEnd StepEndOf(const JobShape& job, int pipeline_rank) {
+StepEnd StepEndOf(const JobShape& job, const std::vector<int>& stages, int64_t holders) {
   StepEnd out;
-  const std::vector<int> stages = StagesHeld(job, pipeline_rank);
-  for (const int stage : stages) {
-    CountStage(job, stage, static_cast<int64_t>(stages.size()), &out);
-  }
+  for (const int stage : stages) CountStage(job, stage, holders, &out);
   const int64_t weight = model::BytesOf(job.recipe->activations);
   const int64_t moment = model::BytesOf(job.recipe->optimizer_moments);
   constexpr int64_t kFloat = 4;

@@ -41,9 +41,6 @@ struct JobShape {
   std::vector<int64_t> stage_layers;
 };
 
-// Stages that a pipeline rank holds: its own, and its mirror where there are several.
-std::vector<int> StagesHeld(const JobShape& job, int pipeline_rank);
-
 // Parameters of a kind that one rank holds, and over how many ranks their optimizer is divided.
 struct HeldParameters {
   int64_t elements = 0;
@@ -58,7 +55,9 @@ struct StepEnd {
   int64_t weight_bytes = 0;            // of the compute copy
   int64_t state_bytes = 0;             // of the rank's shard
 };
-StepEnd StepEndOf(const JobShape& job, int pipeline_rank);
+// Of a rank that holds these stages, of which each pipeline has so many holders (two under
+// DualPipe).
+StepEnd StepEndOf(const JobShape& job, const std::vector<int>& stages, int64_t holders);
 
 }  // namespace fathom::calibration
 

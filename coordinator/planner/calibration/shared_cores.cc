@@ -47,8 +47,10 @@ class Cores {
   double Speed() const {
     const auto running = static_cast<double>(ends_.size());
     if (running == 0) return 0;
-    const double share = std::min(1.0, machine_.cores / running);
-    return std::min(running, machine_.cores) >= 2 ? share / machine_.slowdown : share;
+    double speed = std::min(1.0, machine_.cores / running);
+    if (std::min(running, machine_.cores) >= 2) speed /= machine_.slowdown;
+    if (running > machine_.cores) speed /= machine_.turns_slowdown;
+    return speed;
   }
 
   const SharedMachine machine_;
@@ -298,10 +300,10 @@ absl::Status CheckInput(const std::vector<SharedMachine>& machines,
                         const std::vector<SharedRank>& ranks, int channels,
                         const std::vector<SharedGroup>& groups) {
   for (const SharedMachine& machine : machines) {
-    if (!(machine.cores > 0) || !(machine.slowdown > 0)) {
-      return absl::InvalidArgumentError(absl::StrCat("a machine of ", machine.cores,
-                                                     " cores and a slowdown of ", machine.slowdown,
-                                                     "; both must be positive"));
+    if (!(machine.cores > 0) || !(machine.slowdown > 0) || !(machine.turns_slowdown > 0)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("a machine of ", machine.cores, " cores and slowdowns of ", machine.slowdown,
+                       " and ", machine.turns_slowdown, "; all must be positive"));
     }
   }
   for (size_t r = 0; r < ranks.size(); ++r) {

@@ -35,6 +35,9 @@ struct SharedMachine {
   // How much longer work takes when two or more cores are busy: they share caches and memory, or
   // are the two threads of one physical core. 1: nothing.
   double slowdown = 1;
+  // The same while more ranks can run than there are cores: taking turns, each finds its caches
+  // filled by another.
+  double turns_slowdown = 1;
 };
 
 struct SharedRank {

@@ -1,0 +1,44 @@
+// What every rank of a CPU job does in a step, as programs for SimulateShared.
+#ifndef FATHOM_COORDINATOR_PLANNER_CALIBRATION_RANK_PROGRAMS_H_
+#define FATHOM_COORDINATOR_PLANNER_CALIBRATION_RANK_PROGRAMS_H_
+
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/calibration/step_work.h"
+#include "common/schedule/instruction.h"
+#include "coordinator/planner/calibration/calibrated_time.h"
+#include "coordinator/planner/calibration/shared_cores.h"
+#include "coordinator/planner/calibration/stage_passes.h"
+
+namespace fathom::planner {
+
+struct RankProgramSetting {
+  StageSetting stages;
+  std::vector<int> node_of_rank;  // by rank: (replica * expert + expert_rank) * pipeline + its own
+  bool snapshots = true;
+  bool verify_weights = true;
+};
+
+// Marks of a rank with n instructions: instruction i runs from 1 + 2i (its messages are there) to
+// 2 + 2i; then these, from 1 + 2n on.
+enum class EndMark : int { kReduce, kOptimizer, kGather, kRefresh, kEnd };
+constexpr int MarkOf(size_t instructions, EndMark mark) {
+  return 1 + 2 * static_cast<int>(instructions) + static_cast<int>(mark);
+}
+
+struct RankPrograms {
+  std::vector<SharedRank> ranks;  // their machines are left 0
+  int channels = 0;
+  std::vector<SharedGroup> groups;
+};
+
+// `passes`: of each stage. Errors: as CalibratedTime.
+absl::StatusOr<RankPrograms> WriteRankPrograms(const RankProgramSetting& setting,
+                                               const schedule::Schedule& schedule,
+                                               const std::vector<StagePasses>& passes,
+                                               const CalibratedTime& time);
+
+}  // namespace fathom::planner
+
+#endif  // FATHOM_COORDINATOR_PLANNER_CALIBRATION_RANK_PROGRAMS_H_
