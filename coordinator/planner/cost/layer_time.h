@@ -1,0 +1,118 @@
+// How long each part of a layer takes on one kind of device, for one micro-batch: what the layer's
+// op list (common/model/layer_ops) and its exchange of tokens come to.
+//
+// What must be done before tokens can be dispatched (norm, router) counts with attention, and so
+// does what follows the combine (residual). On a device whose profile carries op times measured on
+// it, those count; else the roofline of op_rate, over the calls as op_fusion joins them.
+#ifndef FATHOM_COORDINATOR_PLANNER_COST_LAYER_TIME_H_
+#define FATHOM_COORDINATOR_PLANNER_COST_LAYER_TIME_H_
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/model/layer_ops.h"
+#include "common/model/model_config.h"
+#include "common/model/precision_recipe.h"
+#include "coordinator/planner/calibration/calibrated_time.h"
+#include "coordinator/planner/cost/exchange_time.h"
+#include "coordinator/planner/cost/op_rate.h"
+#include "coordinator/planner/cost/pair_overlap.h"
+#include "proto/fathom/v1/hardware.pb.h"
+#include "proto/fathom/v1/prediction.pb.h"
+
+namespace fathom::planner {
+
+// A part of the time by what it is, as PredictedOp: "attention forward products", ...
+struct NamedTime {
+  double seconds = 0;
+  double flops = 0;
+  double bytes = 0;
+  std::map<Bound, double> by_bound;  // seconds
+};
+using NamedTimes = std::map<std::string, NamedTime>;
+
+struct LayerCost {
+  LayerTimes beside;  // while communication has its share of the compute units
+  LayerTimes alone;   // with all of them
+  NamedTimes parts;   // of one forward and backward, as beside communication
+};
+
+// What the times depend on, besides the model.
+struct DeviceSite {
+  const v1::DeviceProfile* profile = nullptr;
+  double nic_share = 1;  // see ExchangeTime
+  GroupSpread spread;    // of the expert group
+};
+
+class LayerTimer {
+ public:
+  // INVALID_ARGUMENT: the profile lacks a rate that is needed. A recipe in FP8 counts as BF16 on a
+  // device without it. The references must outlive this.
+  static absl::StatusOr<LayerTimer> Make(const model::ModelConfig& config,
+                                         const model::PrecisionRecipe& recipe,
+                                         const model::MicroBatchShape& shape,
+                                         model::Recomputation recomputation, DeviceSite site);
+
+  // `layer` as in ParameterSpec. One for the MTP module comes in two: itself, and its pass of the
+  // head. NOT_FOUND: the op times miss an op.
+  absl::StatusOr<std::vector<const LayerCost*>> Layer(int64_t layer);
+
+  // What a stage adds on machines whose op times are measured: copies of its messages.
+  absl::StatusOr<LayerCost> Copies(bool has_embedding, bool has_head) const;
+
+  // Once a step: FP8 copies of the layer's weights.
+  absl::StatusOr<double> RefreshSeconds(int64_t layer) const;
+  // Update of so many parameters that this device owns.
+  absl::StatusOr<double> UpdateSeconds(double parameters) const;
+
+  // Whether times are measured ones of a machine, on which exchange is work too.
+  bool calibrated() const { return calibrated_.has_value(); }
+  const DeviceSite& site() const { return site_; }
+  const model::PrecisionRecipe& recipe() const { return recipe_; }
+
+ private:
+  struct Shares {
+    double beside = 1;
+    double alone = 1;
+  };
+  struct PassSeconds {
+    double beside = 0;
+    double alone = 0;
+  };
+
+  LayerTimer(const model::ModelConfig& config, const model::PrecisionRecipe& recipe,
+             const model::MicroBatchShape& shape, model::Recomputation recomputation,
+             DeviceSite site)
+      : config_(config),
+        recipe_(recipe),
+        shape_(shape),
+        recomputation_(recomputation),
+        site_(std::move(site)) {}
+
+  absl::StatusOr<std::vector<LayerCost>> Cost(int64_t layer) const;
+  absl::StatusOr<PassSeconds> Time(const std::string& name, const model::OpCalls& calls,
+                                   NamedTimes* parts) const;
+  absl::Status AddAttention(const model::PassOps& ops, LayerCost* cost) const;
+  absl::Status AddDense(const model::PassOps& ops, const char* name, LayerCost* cost) const;
+  absl::Status AddExperts(const model::PassOps& ops, LayerCost* cost) const;
+  absl::Status AddExchange(LayerCost* cost) const;
+  absl::StatusOr<BoundedTime> Exchange(ExchangeKind kind, double bytes_per_token) const;
+
+  const model::ModelConfig& config_;
+  model::PrecisionRecipe recipe_;
+  model::MicroBatchShape shape_;
+  model::Recomputation recomputation_;
+  DeviceSite site_;
+  Shares shares_;
+  std::optional<OpRates> rates_;
+  std::optional<CalibratedTime> calibrated_;
+  std::map<int64_t, std::vector<LayerCost>> known_;  // by the first layer of a kind
+};
+
+}  // namespace fathom::planner
+
+#endif  // FATHOM_COORDINATOR_PLANNER_COST_LAYER_TIME_H_

@@ -1,0 +1,176 @@
+#include "coordinator/planner/cost/op_rate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+
+namespace fathom::planner {
+namespace {
+
+constexpr double kTera = 1e12;
+constexpr double kGiga = 1e9;
+constexpr double kMicro = 1e-6;
+constexpr int64_t kTile = 128;  // edge of the tile of output that one compute unit makes
+
+constexpr std::array<const char*, 4> kRateNames = {"gemm", "grouped_gemm", "attention_forward",
+                                                   "attention_backward"};
+
+double Log(int64_t size) { return size > 0 ? std::log2(static_cast<double>(size)) : 0; }
+
+// Sizes that the measurement doesn't name are no distance.
+double SquaredDistance(const std::array<double, 3>& measured, const std::array<double, 3>& shape) {
+  double sum = 0;
+  for (size_t i = 0; i < shape.size(); ++i) {
+    const double d = measured[i] == 0 ? 0 : measured[i] - shape[i];
+    sum += d * d;
+  }
+  return sum;
+}
+
+constexpr std::array<model::Format, 3> kFormats = {model::Format::kE4M3, model::Format::kBf16,
+                                                   model::Format::kFp32};
+constexpr std::array<const char*, 3> kFormatNames = {"e4m3", "bf16", "fp32"};
+
+size_t IndexOf(model::Format format) {
+  if (format == model::Format::kE4M3) return 0;
+  return format == model::Format::kBf16 ? 1 : 2;
+}
+
+bool IsFormat(const v1::MeasuredRate& rate, absl::string_view format) {
+  return rate.format().empty() || rate.format() == format;
+}
+
+}  // namespace
+
+const char* ToString(Bound bound) {
+  switch (bound) {
+    case Bound::kCompute:
+      return "compute";
+    case Bound::kMemory:
+      return "memory";
+    case Bound::kNetwork:
+      return "network";
+    case Bound::kScaleUp:
+      return "scale-up";
+    case Bound::kLatency:
+      return "latency";
+  }
+  return "";
+}
+
+OpClass ClassOf(const model::OpCall& call) {
+  const absl::string_view op = call.op;
+  if (op == "Gemm" || op == "GemmFp8") {
+    return call.grouped ? OpClass::kGroupedProduct : OpClass::kProduct;
+  }
+  if (op == "AttentionForward") return OpClass::kAttentionForward;
+  if (op == "AttentionBackward") return OpClass::kAttentionBackward;
+  return OpClass::kMemory;
+}
+
+absl::StatusOr<OpRates> OpRates::Make(const v1::DeviceProfile& profile, model::Format products) {
+  OpRates out;
+  out.bf16_peak_ = profile.bf16_tflops() * kTera;
+  out.fp8_peak_ = profile.fp8_tflops() * kTera;
+  out.fp32_peak_ = profile.fp32_tflops() * kTera;
+  out.compute_units_ = std::max(1, profile.compute_units());
+  out.launch_s_ = profile.launch_us() * kMicro;
+  const auto missing = [&](absl::string_view what) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "device profile \"", profile.kind(), "\" has no ", what,
+        ", without which a step's time can't be predicted; give it under spec.profiles of the "
+        "cluster file"));
+  };
+  if (out.bf16_peak_ <= 0) return missing("bf16_tflops");
+  if (products == model::Format::kE4M3 && out.fp8_peak_ <= 0) return missing("fp8_tflops");
+  for (const v1::MeasuredRate& rate : profile.rates()) {
+    if (rate.op() == "memory") {
+      out.memory_bytes_per_second_ = std::max(out.memory_bytes_per_second_, rate.rate() * kGiga);
+    }
+    for (size_t op = 0; op < kRateNames.size(); ++op) {
+      if (rate.op() != kRateNames[op]) continue;
+      const bool attention = op >= static_cast<size_t>(OpClass::kAttentionForward);
+      const std::array<double, 3> shape = {Log(rate.m()), attention ? 0 : Log(rate.n()),
+                                           attention ? 0 : Log(rate.k())};
+      for (size_t format = 0; format < kFormats.size(); ++format) {
+        const double peak = out.Peak(kFormats[format]);
+        if (!IsFormat(rate, kFormatNames[format]) || peak <= 0) continue;
+        out.points_[format][op].push_back({shape, rate.rate() * kTera / peak});
+        break;  // one without a format counts for the fastest
+      }
+    }
+  }
+  if (out.memory_bytes_per_second_ <= 0) return missing("rate of \"memory\"");
+  for (OpClass op : {OpClass::kProduct, OpClass::kAttentionForward, OpClass::kAttentionBackward}) {
+    if (out.PointsOf(op, model::Format::kBf16).empty()) {
+      return missing(absl::StrCat("rate of \"", kRateNames[static_cast<size_t>(op)], "\""));
+    }
+  }
+  return out;
+}
+
+const OpRates::Points& OpRates::PointsOf(OpClass op, model::Format format) const {
+  const size_t index = static_cast<size_t>(op);
+  const size_t plain = static_cast<size_t>(OpClass::kProduct);
+  const size_t own = IndexOf(format);
+  for (size_t row : {own, size_t{1}, size_t{0}, size_t{2}}) {
+    if (!points_[row][index].empty()) return points_[row][index];
+    if (op == OpClass::kGroupedProduct && !points_[row][plain].empty()) return points_[row][plain];
+  }
+  return points_[own][index];
+}
+
+double OpRates::Peak(model::Format format) const {
+  switch (format) {
+    case model::Format::kE4M3:
+      return fp8_peak_ > 0 ? fp8_peak_ : bf16_peak_;
+    case model::Format::kBf16:
+      return bf16_peak_;
+    case model::Format::kFp32:
+    case model::Format::kFp64:
+      return fp32_peak_ > 0 ? fp32_peak_ : bf16_peak_;
+  }
+  return bf16_peak_;
+}
+
+double OpRates::Efficiency(OpClass op, model::Format format, int64_t m, int64_t n,
+                           int64_t k) const {
+  const std::array<double, 3> shape = {Log(m), Log(n), Log(k)};
+  double sum = 0;
+  double weights = 0;
+  for (const Point& point : PointsOf(op, format)) {
+    const double squared = SquaredDistance(point.log_shape, shape);
+    if (squared == 0) return point.efficiency;
+    sum += point.efficiency / squared;
+    weights += 1 / squared;
+  }
+  return sum / weights;
+}
+
+BoundedTime OpRates::TimeOf(const model::OpCall& call, double share) const {
+  const OpClass op = ClassOf(call);
+  const double memory_s = MemorySeconds(call.bytes);
+  double compute_s = 0;
+  if (op != OpClass::kMemory) {
+    double rate = Peak(call.format) * Efficiency(op, call.format, call.m, call.n, call.k) * share;
+    if (op == OpClass::kProduct || op == OpClass::kGroupedProduct) {
+      const int64_t tiles = ((call.m + kTile - 1) / kTile) * ((call.n + kTile - 1) / kTile) *
+                            (call.grouped ? call.count : 1);
+      rate *= std::min(1.0, static_cast<double>(tiles) / (compute_units_ * share));
+    }
+    compute_s = call.flops / rate;
+  }
+  const double calls = call.grouped ? 1 : static_cast<double>(call.count);
+  const double launch_s = calls * launch_s_;
+  const double work_s = std::max(compute_s, memory_s);
+  const Bound bound = launch_s > work_s      ? Bound::kLatency
+                      : compute_s > memory_s ? Bound::kCompute
+                                             : Bound::kMemory;
+  return {work_s + launch_s, bound};
+}
+
+}  // namespace fathom::planner
