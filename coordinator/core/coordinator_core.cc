@@ -217,6 +217,7 @@ void CoordinatorCore::Tick(Moment now) {
   for (const NodeName& name : nodes_.ExpireLeases(now)) LoseNode(name, now);
   for (const auto& [id, gang] : gangs_) touched_.insert(id);
   placement_due_ = true;
+  ExpectOfRunning();
   RunDetectors(now);
   Decide(now);
 }

@@ -65,6 +65,13 @@ struct CoreOptions {
   int32_t grow_after_ms = 10'000;
 };
 
+// What the planner expects of a plan.
+struct Expectation {
+  std::shared_ptr<const v1::Plan> plan;
+  std::shared_ptr<const v1::Prediction> prediction;  // null: it can't tell; `note` says why
+  std::string note;
+};
+
 using SharedBytes = std::shared_ptr<const std::string>;
 
 class CoordinatorCore {
@@ -123,6 +130,8 @@ class CoordinatorCore {
   // The gang of a job's present plan; null if it has none. Of one that recovers and has no new plan
   // yet, that of its last.
   const Gang* FindGang(const JobId& id) const;
+  // Of the plan that the job ran last; null before it ran.
+  const Expectation* FindExpectation(const JobId& id) const;
   // The gang of its next plan, prepared for a change at a boundary; null if it has none.
   const Gang* FindNextGang(const JobId& id) const;
   // Why a drain doesn't proceed; empty if nothing stops it.
@@ -226,6 +235,10 @@ class CoordinatorCore {
   std::set<std::string> ClosedNodes() const;
   bool HasRanks(const NodeName& node) const;  // by an active job's present or next plan
 
+  // --- Expectations (core_expectation.cc) ---
+  Expectation Expect(const std::shared_ptr<const v1::Plan>& plan) const;
+  void ExpectOfRunning();  // at every tick; each plan is predicted once
+
   // --- Detectors (core_detectors.cc) ---
   void RunDetectors(Moment now);                        // at every tick
   void NodeReturned(const NodeName& node, Moment now);  // it was lost, and reports again
@@ -275,6 +288,7 @@ class CoordinatorCore {
   void ExplainQueue(const DurableJob& job, v1::ExplainJobResponse* response) const;
   void ExplainNodes(const DurableJob& job, v1::ExplainJobResponse* response) const;
   void ExplainPast(const DurableJob& job, v1::ExplainJobResponse* response) const;
+  void ExplainExpectation(const DurableJob& job, v1::ExplainJobResponse* response) const;
   int64_t HeldBy(const std::string& user) const;  // devices
 
   // --- Where a job is placed (core_queue.cc) ---
@@ -333,6 +347,7 @@ class CoordinatorCore {
   std::map<JobId, int64_t> running_since_;  // steady; since a job that trains last left the queue
   std::vector<QueuedJob> queue_;            // as last decided, in order
   std::map<JobId, JobDetectors> job_detectors_;
+  std::map<JobId, Expectation> expectations_;
   int64_t detected_ms_ = -1;  // steady; when the detectors last ran
   FlapDetector flaps_;
   HealthDetector health_;

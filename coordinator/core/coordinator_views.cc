@@ -65,7 +65,11 @@ v1::JobStatus CoordinatorCore::StatusOf(const DurableJob& job, bool include_rank
   if (job.HasCurrentPlan()) {
     status.set_tokens_per_second(gang->TokensPerSecond());
     const int64_t left = job.job->spec().training().steps() - gang->last_step().step();
-    const double per_step_s = gang->SecondsPerStep();
+    double per_step_s = gang->SecondsPerStep();
+    const Expectation* expectation = FindExpectation(job.id);
+    if (per_step_s <= 0 && expectation != nullptr && expectation->prediction != nullptr) {
+      per_step_s = expectation->prediction->step().seconds();
+    }
     if (per_step_s > 0)
       status.set_eta_s(static_cast<double>(std::max<int64_t>(left, 0)) * per_step_s);
   }
@@ -85,7 +89,12 @@ absl::StatusOr<v1::JobStatus> CoordinatorCore::GetJob(const v1::GetJobRequest& r
     return absl::NotFoundError(
         absl::StrCat("there is no job '", CutText(request.name(), 100), "'"));
   }
-  return StatusOf(*job, request.include_ranks());
+  v1::JobStatus status = StatusOf(*job, request.include_ranks());
+  if (const Expectation* expectation = FindExpectation(job->id); expectation != nullptr) {
+    if (expectation->prediction != nullptr) *status.mutable_expected() = *expectation->prediction;
+    status.set_expected_note(expectation->note);
+  }
+  return status;
 }
 
 v1::ListJobsResponse CoordinatorCore::ListJobs(const v1::ListJobsRequest& request) const {

@@ -48,6 +48,7 @@ absl::StatusOr<v1::ExplainJobResponse> CoordinatorCore::Explain(
   response.set_summary(absl::StrCat(job.id.value(), " is ", NameOfState(job.state), ": ",
                                     waits.empty() ? job.reason : waits));
   ExplainSelf(job, &response);
+  ExplainExpectation(job, &response);
   ExplainNextPlan(job, &response);
   ExplainDrains(job, &response);
   ExplainShed(job, &response);

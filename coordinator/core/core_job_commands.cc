@@ -215,7 +215,12 @@ v1::SubmitJobResponse CoordinatorCore::DryRun(const v1::SubmitJobRequest& reques
     response.clear_id();
   }
   absl::StatusOr<v1::Plan> plan = FindPlan(job, 1);
-  if (plan.ok()) *response.mutable_plan() = *plan;
+  if (plan.ok()) {
+    *response.mutable_plan() = *plan;
+    const Expectation expectation = Expect(std::make_shared<const v1::Plan>(*plan));
+    if (expectation.prediction != nullptr) *response.mutable_expected() = *expectation.prediction;
+    response.set_expected_note(expectation.note);
+  }
   job.queued_ms = last_decided_.wall_ms;
   const QueueDecision decision =
       DecideQueue(QueueNow(DevicesFor(JobId(), false), {}, last_decided_, &job));

@@ -73,6 +73,16 @@ PlanningFunctions SimplePlanning() {
     return absl::ResourceExhaustedError("too few devices");
   };
   planning.check_plan = [](const v1::Plan&) { return absl::OkStatus(); };
+  planning.predict = [](const v1::Plan& plan,
+                        const std::vector<v1::Node>& known) -> absl::StatusOr<v1::Prediction> {
+    if (plan.ranks_size() > kPredictedRanksMax) {
+      return absl::FailedPreconditionError("devices of an unknown kind");
+    }
+    v1::Prediction prediction;
+    prediction.set_devices(static_cast<int32_t>(known.size()));
+    prediction.mutable_step()->set_seconds(kPredictedSecondsPerRank * plan.ranks_size());
+    return prediction;
+  };
   planning.replan = [](const ReplanInput& input) { return planner::Replan(RequestOf(input)); };
   planning.reshape = [](const ReplanInput& input) { return planner::Reshape(RequestOf(input)); };
   return planning;

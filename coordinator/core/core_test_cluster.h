@@ -15,6 +15,9 @@ namespace fathom {
 
 // Places ranks on the free devices in the order given; refuses one shape.
 inline constexpr int32_t kUnplannablePipeline = 13;
+// A step takes so long for each rank; plans of more ranks aren't predicted.
+inline constexpr double kPredictedSecondsPerRank = 0.1;
+inline constexpr int kPredictedRanksMax = 8;
 PlanningFunctions SimplePlanning();
 
 struct TestNode {

@@ -17,8 +17,10 @@
 #include "absl/status/statusor.h"
 #include "coordinator/core/durable_state.h"
 #include "coordinator/core/node_table.h"
+#include "proto/fathom/v1/cluster.pb.h"
 #include "proto/fathom/v1/job.pb.h"
 #include "proto/fathom/v1/plan.pb.h"
+#include "proto/fathom/v1/prediction.pb.h"
 
 namespace fathom {
 
@@ -53,6 +55,10 @@ struct PlanningFunctions {
   std::function<absl::StatusOr<v1::Plan>(const ReplanInput&)> replan;
   // What a step of each rank costs, in any unit; may be empty: all the same.
   std::function<std::vector<double>(const v1::Plan&)> rank_costs;
+  // What a step of the plan takes on these nodes, without ops and profiles; may be empty. Any code
+  // but OK: it can't be told, and why.
+  std::function<absl::StatusOr<v1::Prediction>(const v1::Plan&, const std::vector<v1::Node>&)>
+      predict;
   // The most replicas that fit, at most those asked for and maybe those it has.
   std::function<absl::StatusOr<v1::Plan>(const ReplanInput&)> reshape;
 };

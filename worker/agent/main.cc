@@ -82,6 +82,8 @@ absl::Status RunDaemon(const v1::WorkerConfig& config, const HostFacts& host, in
   FATHOM_ASSIGN_OR_RETURN(const auto watch, StartWatch(config, host, &registry, &clock, &log));
   AgentOptions core;
   core.node = DescribeNode(config, memory_bytes);
+  core.node.set_machine(host.host_name);
+  core.node.set_cores(host.cores);
   core.node.set_echo_endpoint(watch->echo_endpoint());
   core.node.set_metrics_address(ReachableAddress(http.address(), config.address()));
   core.incarnation = incarnation;

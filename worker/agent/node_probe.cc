@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <limits.h>
+#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -48,6 +49,12 @@ absl::StatusOr<HostFacts> ProbeHost() {
     return ErrnoStatus(errno, "ask for", "the host's name");
   }
   host.host_name = name.data();
+  // What it may run on, which is less than the machine has where it is bound to some.
+  cpu_set_t cores;
+  if (::sched_getaffinity(0, sizeof(cores), &cores) != 0) {
+    return ErrnoStatus(errno, "ask for", "the cores of this process");
+  }
+  host.cores = CPU_COUNT(&cores);
   std::array<char, PATH_MAX> program = {};
   const ssize_t length = ::readlink("/proc/self/exe", program.data(), program.size());
   if (length <= 0) return ErrnoStatus(errno, "read", "/proc/self/exe");

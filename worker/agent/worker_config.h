@@ -15,6 +15,7 @@ namespace fathom {
 struct HostFacts {
   std::string host_name;
   std::string program_folder;  // where this program lies
+  int cores = 0;               // that it may run on
 };
 
 // INVALID_ARGUMENT names the field, its value and what is allowed.

@@ -209,6 +209,8 @@ TEST(NodeProbeTest, ThisMachine_HasANameAndMemory) {
   const absl::StatusOr<HostFacts> host = ProbeHost();
   ASSERT_TRUE(host.ok()) << host.status();
   EXPECT_FALSE(host->host_name.empty());
+  EXPECT_GE(host->cores, 1);
+  EXPECT_LE(host->cores, ::sysconf(_SC_NPROCESSORS_ONLN));
   EXPECT_EQ(::access(host->program_folder.c_str(), X_OK), 0);
   const absl::StatusOr<int64_t> memory = ProbeMemory();
   ASSERT_TRUE(memory.ok()) << memory.status();
