@@ -23,6 +23,7 @@ inline constexpr int kMaxRecoveries = 100;       // remembered of a job
 inline constexpr int kMaxRequestIdBytes = 128;
 inline constexpr int kMaxListedJobs = 1000;
 inline constexpr int kMaxListedEvents = 1000;
+inline constexpr int kMaxListedNodePairs = 64;  // whose loss together is fatal; all are counted
 inline constexpr int kMaxLabels = 64;
 inline constexpr int kMaxJobEpochs = 1'000'000;  // of one job's life
 
