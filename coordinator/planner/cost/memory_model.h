@@ -1,8 +1,13 @@
 // How many bytes each rank of a pipeline needs over a step, by part, and when it needs most.
 //
-// State (weights, gradients, optimizer shard) is there all the time; activations come with each
-// forward and go with its backward (or its deferred weight gradient), instruction by instruction of
-// the schedule; buffers for messages, exchange and recomputation are as large as their largest use.
+// State is there all the time: weights of every stage the rank holds (two under DualPipe) in the
+// format of activations, under FP8 their codes and those of their transposes, FP32 gradients, and
+// the rank's share of masters and moments (ZeRO-1), twice, for the optimizer writes step s + 1
+// beside step s. Activations come with each forward and go with its backward, or with its deferred
+// weight gradient, instruction by instruction of the schedule; on top comes what the instruction
+// itself needs at once (model::PeakBytesOf). Not counted: moving averages of the weights and, but
+// for CPU ranks, snapshots of other ranks, which lie in host memory; the memory of the runtime and
+// its libraries; what an allocator loses between blocks.
 #ifndef FATHOM_COORDINATOR_PLANNER_COST_MEMORY_MODEL_H_
 #define FATHOM_COORDINATOR_PLANNER_COST_MEMORY_MODEL_H_
 
@@ -31,6 +36,9 @@ struct LayoutShape {
   double imbalance = 1;             // of routed tokens over a rank's mean, see MicroBatchShape
   bool snapshots_on_buddy = false;  // a buddy's snapshot lies in host memory, or for "cpu" in the
                                     // device's
+  // CPU ranks: the device's memory is the host's, so that snapshots and message windows count, the
+  // windows as large as worker/transport lays them out: for the most that could ever be sent.
+  bool device_is_host = false;
 };
 
 // Peak and parts of each pipeline rank (PredictedMemory.capacity_bytes is left 0), in rank order.
