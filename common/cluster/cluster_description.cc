@@ -254,8 +254,12 @@ class Resolver {
                                  kDefaultDevicesPerNode, limits::kMaxDevicesPerNode, &value));
     const int devices = value;
     pool.set_devices_per_node(devices);
-    // By default the largest number of whole nodes that the profile's domain holds.
-    const int domain = std::max(profile.scale_up_devices() / devices, 1) * devices;
+    // By default as many whole nodes as the profile's domain holds; one no larger than a usual
+    // machine lies within a machine.
+    const int spans = profile.scale_up_devices() > kDefaultDevicesPerNode
+                          ? std::max(profile.scale_up_devices() / devices, 1)
+                          : 1;
+    const int domain = spans * devices;
     FATHOM_RETURN_IF_ERROR(Count(at + ".scale_up_devices", pool.scale_up_devices(), domain,
                                  int64_t{limits::kMaxNodes} * limits::kMaxDevicesPerNode, &value));
     if (value % devices != 0) {

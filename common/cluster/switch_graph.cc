@@ -32,8 +32,8 @@ std::string Nearest(absl::string_view name, const NameIndex& names) {
   size_t distance = kSuggestDistance;
   std::string nearest;
   for (const auto& [other, index] : names) {
-    const size_t to = EditDistance(name, other, distance);
-    if (to < distance || (to == distance && !nearest.empty() && other < nearest)) {
+    const size_t to = EditDistance(name, other, kSuggestDistance);
+    if (to < distance || (to < kSuggestDistance && to == distance && other < nearest)) {
       distance = to;
       nearest = other;
     }
