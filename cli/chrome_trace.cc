@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "cli/common_start.h"
 #include "cli/timeline_op.h"
 #include "cli/value.h"
 
@@ -46,8 +47,8 @@ const char* CategoryOf(const std::vector<TimelineOp>& ops) {
 
 class TraceWriter {
  public:
-  explicit TraceWriter(const v1::Timeline& timeline) : timeline_(timeline) {
-    for (const v1::RankTimes& rank : timeline.ranks()) {
+  explicit TraceWriter(v1::Timeline timeline) : timeline_(std::move(timeline)) {
+    for (const v1::RankTimes& rank : timeline_.ranks()) {
       for (const v1::TimedInstruction& instruction : rank.instructions()) {
         end_ = std::max(end_, Nanoseconds(instruction.end_s()));
       }
@@ -104,8 +105,9 @@ class TraceWriter {
       waits = waits || instruction.wait_s() > 0;
     }
     if (waits) AddName("thread_name", pid, kWaiting, "name", "waiting for peers");
-    std::stable_sort(instructions.begin(), instructions.end(),
-                     [](const auto* a, const auto* b) { return a->start_s() < b->start_s(); });
+    std::stable_sort(instructions.begin(), instructions.end(), [](const auto* a, const auto* b) {
+      return Nanoseconds(a->start_s()) < Nanoseconds(b->start_s());
+    });
     int64_t now = 0;
     for (const v1::TimedInstruction* instruction : instructions) {
       // Never over the one before, whatever a measurement says.
@@ -132,13 +134,15 @@ class TraceWriter {
              start + wait, Value::Object());
   }
 
-  const v1::Timeline& timeline_;
+  const v1::Timeline timeline_;
   int64_t end_ = 0;  // of the step
   std::vector<std::string> lines_;
 };
 
 }  // namespace
 
-std::string ChromeTrace(const v1::Timeline& timeline) { return TraceWriter(timeline).Write(); }
+std::string ChromeTrace(const v1::Timeline& timeline) {
+  return TraceWriter(WithCommonStart(timeline)).Write();
+}
 
 }  // namespace fathom::cli

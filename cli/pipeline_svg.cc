@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
+#include "cli/common_start.h"
 #include "cli/timeline_op.h"
 #include "common/base/text.h"
 
@@ -116,8 +117,8 @@ double TickStep(double span) {
 
 class Picture {
  public:
-  Picture(const v1::Timeline& timeline, const PictureOptions& options)
-      : timeline_(timeline), options_(options) {
+  Picture(v1::Timeline timeline, const PictureOptions& options)
+      : timeline_(std::move(timeline)), options_(options) {
     Measure();
   }
 
@@ -488,7 +489,7 @@ class Picture {
     plot_top_ = y + kLegendLine + 15;
   }
 
-  const v1::Timeline& timeline_;
+  const v1::Timeline timeline_;
   const PictureOptions& options_;
   std::vector<const v1::RankTimes*> ranks_;  // in the order of their rows
   double end_ = 0;                           // seconds
@@ -514,7 +515,7 @@ class Picture {
 }  // namespace
 
 std::string PipelineSvg(const v1::Timeline& timeline, const PictureOptions& options) {
-  return Picture(timeline, options).Draw();
+  return Picture(WithCommonStart(timeline), options).Draw();
 }
 
 }  // namespace fathom::cli
