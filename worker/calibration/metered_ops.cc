@@ -2,7 +2,6 @@
 
 #include <utility>
 
-
 namespace fathom::calibration {
 namespace {
 
@@ -40,6 +39,7 @@ class MeteredOps final : public kernels::Ops {
  private:
   template <typename Call>
   auto Time(const OpShape& shape, Call call) {
+    if (!meter_->on()) return call();
     const absl::Duration start = clock_->Steady();
     if constexpr (std::is_void_v<decltype(call())>) {
       call();

@@ -44,11 +44,14 @@ class OpMeter {
  public:
   const OpSamples& samples() const { return samples_; }
   void Reset() { samples_.clear(); }
+  bool on() const { return on_; }
+  void Switch(bool on) { on_ = on; }
   void Add(const OpShape& shape, double seconds) {
     samples_[shape].push_back(static_cast<float>(seconds));
   }
 
  private:
+  bool on_ = true;
   OpSamples samples_;
 };
 

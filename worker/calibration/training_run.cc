@@ -55,13 +55,18 @@ absl::Status RunRank(int rank, Meeting* meeting, MeasuredRank* measured) {
   StepCollector observer;
   engine::TrainLoop loop(parts.get(), nullptr, meeting->clock, &observer);
   FATHOM_RETURN_IF_ERROR(loop.Restore());
+  meter.Switch(false);
   for (int64_t step = 0; step < meeting->run->warm_steps; ++step) {
     FATHOM_RETURN_IF_ERROR(loop.RunStep());
   }
   observer.steps.clear();
-  meter.Reset();
   for (int64_t step = 0; step < meeting->run->steps; ++step) {
     FATHOM_RETURN_IF_ERROR(loop.RunStep());
+    if (!meeting->run->meter_ops) continue;
+    meter.Switch(true);
+    FATHOM_RETURN_IF_ERROR(loop.RunStep());
+    meter.Switch(false);
+    observer.steps.pop_back();
   }
   measured->ops = meter.samples();
   measured->steps = std::move(observer.steps);

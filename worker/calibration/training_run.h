@@ -21,12 +21,13 @@ struct TrainingRun {
   int ranks_per_node = 1 << 20;  // ranks of different nodes meet over TCP
   int64_t warm_steps = 2;        // not measured
   int64_t steps = 3;
+  // As many steps more, in turn with those: their calls of ops are measured, which slows them.
   bool meter_ops = false;
 };
 
 struct MeasuredRank {
-  std::vector<v1::StepReport> steps;  // measured ones
-  OpSamples ops;                      // of all measured steps together
+  std::vector<v1::StepReport> steps;
+  OpSamples ops;  // of as many steps
 };
 
 struct MeasuredTraining {

@@ -1,6 +1,5 @@
 #include "coordinator/planner/calibration/calibrated_time.h"
 
-#include <cmath>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -13,21 +12,6 @@ namespace {
 
 std::string Key(absl::string_view op, absl::string_view format) {
   return absl::StrCat(op, "/", format);
-}
-
-// Of the curve at this size.
-double CacheFactorOf(const v1::OpTime& entry, double bytes) {
-  if (entry.cache().empty()) return 1;
-  const auto& curve = entry.cache();
-  if (bytes <= curve.begin()->bytes()) return curve.begin()->factor();
-  for (int i = 1; i < curve.size(); ++i) {
-    const v1::CacheFactor& left = curve[i - 1];
-    const v1::CacheFactor& right = curve[i];
-    if (bytes > right.bytes()) continue;
-    const double at = std::log(bytes / left.bytes()) / std::log(right.bytes() / left.bytes());
-    return left.factor() + at * (right.factor() - left.factor());
-  }
-  return curve.rbegin()->factor();
 }
 
 }  // namespace
@@ -55,25 +39,11 @@ absl::StatusOr<double> CalibratedTime::Seconds(const OpWork& work) const {
                      times_.machine().empty() ? "an unnamed machine" : times_.machine(),
                      "); make a new one with: fathomctl profile"));
   }
-  if (work.count <= 0) return 0;
-  const double seconds = work.count * entry->fixed_seconds() +
-                         work.flops * entry->seconds_per_flop() +
-                         work.bytes * entry->seconds_per_byte() +
-                         work.operand_elements * entry->seconds_per_operand_element();
-  return seconds * CacheFactorOf(*entry, work.bytes / work.count);
+  return calibration::SecondsOf(*entry, work.sums);
 }
 
 absl::StatusOr<double> CalibratedTime::Seconds(const model::OpCall& call) const {
-  OpWork work;
-  work.op = call.op;
-  work.format = calibration::FormatName(call.format);
-  work.count = static_cast<double>(call.count);
-  work.flops = call.flops;
-  work.bytes = call.bytes;
-  if (work.op == "Gemm" || work.op == "GemmFp8") {
-    work.operand_elements = work.count * static_cast<double>(call.k * call.n);
-  }
-  return Seconds(work);
+  return Seconds(OpWork{call.op, calibration::FormatName(call.format), calibration::SumsOf(call)});
 }
 
 absl::StatusOr<double> CalibratedTime::Seconds(const model::OpCalls& calls) const {

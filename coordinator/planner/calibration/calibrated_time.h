@@ -8,19 +8,16 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "common/calibration/op_time_formula.h"
 #include "common/model/layer_ops.h"
 #include "proto/fathom/v1/hardware.pb.h"
 
 namespace fathom::planner {
 
-// Calls of one shape.
 struct OpWork {
   absl::string_view op;
   absl::string_view format;
-  double count = 1;
-  double flops = 0;             // of all `count` calls
-  double bytes = 0;             // of all `count` calls
-  double operand_elements = 0;  // k * n of a product; of all `count` calls
+  calibration::CallSums sums;
 };
 
 class CalibratedTime {

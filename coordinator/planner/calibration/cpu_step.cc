@@ -45,10 +45,9 @@ absl::StatusOr<std::vector<StagePasses>> AllPasses(const StageSetting& setting,
 
 absl::StatusOr<std::vector<CpuStage>> StagesFrom(const CpuJob& job, std::vector<StagePasses> passes,
                                                  const CalibratedTime& time) {
-  OpWork message;
-  message.op = calibration::kMessageShm;
-  message.bytes = static_cast<double>(job.micro_batch.tokens() * job.config->hidden_size *
-                                      model::BytesOf(job.recipe->activations));
+  OpWork message = {calibration::kMessageShm, "", {}};
+  message.sums.bytes = static_cast<double>(job.micro_batch.tokens() * job.config->hidden_size *
+                                           model::BytesOf(job.recipe->activations));
   FATHOM_ASSIGN_OR_RETURN(const double message_s, time.Seconds(message));
   std::vector<CpuStage> stages;
   for (StagePasses& stage : passes) {

@@ -78,10 +78,9 @@ class ProgramWriter {
     return 0;
   }
   double Cost(const char* name, double count, double bytes) {
-    OpWork work;
-    work.op = name;
-    work.count = count;
-    work.bytes = bytes;
+    OpWork work = {name, "", {.count = 0}};
+    work.sums.count = count;
+    work.sums.bytes = bytes;
     return Checked(time_.Seconds(work));
   }
   double EndOps(int rank, std::initializer_list<std::string_view> names) {

@@ -67,9 +67,8 @@ class PassWriter {
     return seconds;
   }
   double Copying(double bytes) {
-    OpWork work;
-    work.op = calibration::kExchange;
-    work.bytes = bytes;
+    OpWork work = {calibration::kExchange, "", {.count = 0}};
+    work.sums.bytes = bytes;
     const double seconds = Checked(time_.Seconds(work));
     v1::PredictedOp& total = ops_["token exchange"];
     total.set_seconds(total.seconds() + seconds);
@@ -89,9 +88,8 @@ class PassWriter {
 
  private:
   double Overhead(double calls) {
-    OpWork work;
-    work.op = calibration::kOverhead;
-    work.count = calls;
+    OpWork work = {calibration::kOverhead, "", {.count = 0}};
+    work.sums.count = calls;
     return Checked(time_.Seconds(work));
   }
   double Checked(const absl::StatusOr<double>& seconds) {

@@ -1,0 +1,154 @@
+#include "worker/calibration/op_fit.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <string>
+#include <utility>
+
+#include "common/calibration/op_time_formula.h"
+#include "common/calibration/op_time_names.h"
+#include "worker/calibration/least_squares.h"
+
+namespace fathom::calibration {
+namespace {
+
+constexpr double kInterrupted = 3;  // times the median
+// Sizes of calls that share a cache factor: within a factor of four.
+constexpr double kCacheBinOctaves = 2;
+// Shortest time that a reading of the clock may leave of a call.
+constexpr double kLeastSeconds = 1e-9;
+
+// One shape of one op in one run.
+struct Point {
+  OpShape shape;
+  double seconds = 0;
+  double share = 0;  // of the run's time in this op
+};
+
+bool IsProduct(const OpShape& shape) { return shape.op == "Gemm" || shape.op == "GemmFp8"; }
+
+CallSums SumsOf(const OpShape& shape) {
+  return {1, shape.flops, shape.bytes,
+          IsProduct(shape) ? static_cast<double>(shape.k * shape.n) : 0};
+}
+
+std::vector<double> FactorsOf(const OpShape& shape) {
+  std::vector<double> factors = {1, shape.flops, shape.bytes};
+  if (IsProduct(shape)) factors.push_back(static_cast<double>(shape.k * shape.n));
+  return factors;
+}
+
+double Value(const std::vector<double>& x, const OpShape& shape) {
+  const std::vector<double> factors = FactorsOf(shape);
+  double value = 0;
+  for (size_t i = 0; i < factors.size(); ++i) value += x[i] * factors[i];
+  return value;
+}
+
+// What the formula leaves unexplained, by size.
+std::vector<v1::CacheFactor> CacheCurve(const std::vector<Point>& points,
+                                        const std::vector<double>& x) {
+  struct Bin {
+    double measured = 0;
+    double fitted = 0;
+    double share = 0;
+    double log_bytes = 0;
+  };
+  std::map<int, Bin> bins;
+  for (const Point& point : points) {
+    const double log_bytes = std::log2(std::max(1.0, point.shape.bytes));
+    Bin& bin = bins[static_cast<int>(log_bytes / kCacheBinOctaves)];
+    const double fitted = Value(x, point.shape);
+    // Shares of time, so that calls count by the time they take.
+    bin.measured += point.share;
+    bin.fitted += point.share / point.seconds * fitted;
+    bin.share += point.share;
+    bin.log_bytes += point.share * log_bytes;
+  }
+  std::vector<v1::CacheFactor> curve;
+  for (const auto& [index, bin] : bins) {
+    if (!(bin.fitted > 0)) continue;
+    v1::CacheFactor& factor = curve.emplace_back();
+    factor.set_bytes(std::exp2(bin.log_bytes / bin.share));
+    factor.set_factor(bin.measured / bin.fitted);
+  }
+  return curve;
+}
+
+v1::OpTime Fit(const std::string& op, const std::string& format, const std::vector<Point>& points) {
+  std::vector<Equation> equations;
+  for (const Point& point : points) {
+    equations.push_back(
+        {FactorsOf(point.shape), point.seconds, point.share / (point.seconds * point.seconds)});
+  }
+  const std::vector<double> x = NonNegativeLeastSquares(equations);
+  const std::vector<v1::CacheFactor> curve = CacheCurve(points, x);
+  v1::OpTime out;
+  out.set_op(op);
+  out.set_format(format);
+  out.set_fixed_seconds(x[0]);
+  out.set_seconds_per_flop(x[1]);
+  out.set_seconds_per_byte(x[2]);
+  if (x.size() > 3) out.set_seconds_per_operand_element(x[3]);
+  for (const v1::CacheFactor& factor : curve) *out.add_cache() = factor;
+  double error = 0;
+  double shares = 0;
+  for (const Point& point : points) {
+    const double fitted = SecondsOf(out, SumsOf(point.shape));
+    error += point.share * std::abs(fitted / point.seconds - 1);
+    shares += point.share;
+  }
+  out.set_relative_error(shares > 0 ? error / shares : 0);
+  return out;
+}
+
+}  // namespace
+
+double TypicalSeconds(std::vector<float> samples) {
+  if (samples.empty()) return 0;
+  std::sort(samples.begin(), samples.end());
+  const double limit = kInterrupted * samples[samples.size() / 2];
+  double sum = 0;
+  size_t count = 0;
+  for (const float sample : samples) {
+    if (sample > limit) break;
+    sum += sample;
+    ++count;
+  }
+  return sum / static_cast<double>(count);
+}
+
+double TotalSeconds(const OpSamples& samples, double meter_seconds) {
+  double seconds = 0;
+  for (const auto& [shape, calls] : samples) {
+    const double each = std::max(kLeastSeconds, TypicalSeconds(calls) - meter_seconds);
+    seconds += each * static_cast<double>(calls.size());
+  }
+  return seconds;
+}
+
+std::vector<v1::OpTime> FitOps(absl::Span<const OpSamples* const> runs, double meter_seconds) {
+  std::map<std::pair<std::string, std::string>, std::vector<Point>> by_op;
+  for (const OpSamples* run : runs) {
+    std::map<std::pair<std::string, std::string>, std::vector<Point>> of_run;
+    for (const auto& [shape, calls] : *run) {
+      const double seconds = std::max(kLeastSeconds, TypicalSeconds(calls) - meter_seconds);
+      of_run[{std::string(shape.op), std::string(FormatName(shape.format))}].push_back(
+          {shape, seconds, seconds * static_cast<double>(calls.size())});
+    }
+    for (auto& [name, points] : of_run) {
+      double total = 0;
+      for (const Point& point : points) total += point.share;
+      for (Point& point : points) {
+        point.share /= total;
+        by_op[name].push_back(point);
+      }
+    }
+  }
+  std::vector<v1::OpTime> out;
+  for (const auto& [name, points] : by_op) out.push_back(Fit(name.first, name.second, points));
+  return out;
+}
+
+}  // namespace fathom::calibration

@@ -1,0 +1,52 @@
+// The short profile run: real training steps of a few small models and precisions on one rank,
+// probes of messages between ranks, and several ranks at once; from these the op times by which the
+// planner predicts steps on this machine.
+//
+// Ops are measured inside training, so that caches are as training leaves them. What a step takes
+// beside its ops (the executor, copies around the token exchange) is fitted to whole steps.
+#ifndef FATHOM_WORKER_CALIBRATION_PROFILE_RUN_H_
+#define FATHOM_WORKER_CALIBRATION_PROFILE_RUN_H_
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "common/base/clock.h"
+#include "proto/fathom/v1/hardware.pb.h"
+
+namespace fathom::calibration {
+
+struct ProfileOptions {
+  std::string scratch_folder;           // for a token file
+  std::vector<std::string> precisions;  // empty: all
+  int64_t steps = 6;                    // of each run
+  int cores = 1;                        // of this machine
+  int64_t memory_bytes = 0;             // of this machine
+  std::string machine;                  // its processor, in words
+};
+
+// A run of the profile, and what the finished profile says of it.
+struct ProfiledRun {
+  std::string name;       // "hidden 96 fp32"
+  double measured_s = 0;  // of a step
+  double ops_s = 0;       // of it, measured in ops
+  double fitted_s = 0;
+};
+
+struct Profiled {
+  v1::DeviceProfile profile;
+  std::vector<ProfiledRun> runs;
+};
+
+// `progress` is told what comes next. Errors: of the training, the transport or the file system.
+absl::StatusOr<Profiled> RunProfile(const ProfileOptions& options, const Clock* clock,
+                                    const std::function<void(absl::string_view)>& progress);
+
+// What was fitted and how well, for people: a line per run and the worst fitted ops.
+std::string SummaryOf(const Profiled& profiled);
+
+}  // namespace fathom::calibration
+
+#endif  // FATHOM_WORKER_CALIBRATION_PROFILE_RUN_H_
