@@ -1,5 +1,7 @@
 #include "worker/model/recording_ops.h"
 
+#include <utility>
+
 namespace fathom::model {
 namespace {
 
@@ -27,8 +29,8 @@ int64_t BytesIn(const Operands&... operands) {
 
 class RecordingOps final : public kernels::Ops {
  public:
-  RecordingOps(kernels::Ops* ops, std::vector<RecordedOp>* recorded)
-      : ops_(ops), recorded_(recorded) {}
+  RecordingOps(kernels::Ops* ops, std::vector<RecordedOp>* recorded, std::function<void()> on_call)
+      : ops_(ops), recorded_(recorded), on_call_(std::move(on_call)) {}
 
   std::string_view name() const override { return ops_->name(); }
   void* Allocate(size_t bytes) override { return ops_->Allocate(bytes); }
@@ -81,13 +83,13 @@ class RecordingOps final : public kernels::Ops {
   void Gemm(const Matrix& a, bool transpose_a, const Matrix& b, bool transpose_b, const Matrix& c,
             bool accumulate) override {
     const int64_t k = transpose_a ? a.rows : a.cols;
-    recorded_->push_back({"Gemm", FormatOf(a.dtype), c.rows, c.cols, k,
-                          BytesIn(a, b) + (accumulate ? 2 : 1) * BytesIn(c)});
+    Note({"Gemm", FormatOf(a.dtype), c.rows, c.cols, k,
+          BytesIn(a, b) + (accumulate ? 2 : 1) * BytesIn(c)});
     ops_->Gemm(a, transpose_a, b, transpose_b, c, accumulate);
   }
   void GemmFp8(const Fp8Matrix& a, const Fp8Matrix& b, const Matrix& c, bool accumulate) override {
-    recorded_->push_back({"GemmFp8", Format::kE4M3, c.rows, c.cols, a.cols,
-                          BytesIn(a, b) + (accumulate ? 2 : 1) * BytesIn(c)});
+    Note({"GemmFp8", Format::kE4M3, c.rows, c.cols, a.cols,
+          BytesIn(a, b) + (accumulate ? 2 : 1) * BytesIn(c)});
     ops_->GemmFp8(a, b, c, accumulate);
   }
   void Quantize(const Matrix& x, kernels::ScaleRule rule, const Fp8Matrix& out) override {
@@ -99,11 +101,11 @@ class RecordingOps final : public kernels::Ops {
     ops_->QuantizeTransposed(x, rule, out);
   }
   void Dequantize(const Fp8Matrix& in, const Matrix& out) override {
-    recorded_->push_back({"Dequantize", Format::kE4M3, in.rows, in.cols, 1, BytesIn(in, out)});
+    Note({"Dequantize", Format::kE4M3, in.rows, in.cols, 1, BytesIn(in, out)});
     ops_->Dequantize(in, out);
   }
   void TransposeBlocks(const Fp8Matrix& in, const Fp8Matrix& out) override {
-    recorded_->push_back({"TransposeBlocks", Format::kE4M3, in.rows, in.cols, 1, BytesIn(in, out)});
+    Note({"TransposeBlocks", Format::kE4M3, in.rows, in.cols, 1, BytesIn(in, out)});
     ops_->TransposeBlocks(in, out);
   }
   void RoundToE5M6(const Matrix& x) override {
@@ -122,21 +124,21 @@ class RecordingOps final : public kernels::Ops {
   }
   void Rope(const kernels::RopeView& x, bool inverse) override {
     const int64_t width = x.heads * x.dim;
-    recorded_->push_back({"Rope", FormatOf(x.dtype), x.tokens, width, 1,
-                          2 * x.tokens * width * kernels::SizeOf(x.dtype)});
+    Note({"Rope", FormatOf(x.dtype), x.tokens, width, 1,
+          2 * x.tokens * width * kernels::SizeOf(x.dtype)});
     ops_->Rope(x, inverse);
   }
   void AttentionForward(const AttentionShape& shape, const Matrix& q, const Matrix& k,
                         const Matrix& v, const Matrix& out, const Matrix& lse) override {
-    recorded_->push_back({"AttentionForward", FormatOf(q.dtype), q.rows, q.cols + v.cols,
-                          shape.sequence_length, BytesIn(q, k, v, out, lse)});
+    Note({"AttentionForward", FormatOf(q.dtype), q.rows, q.cols + v.cols, shape.sequence_length,
+          BytesIn(q, k, v, out, lse)});
     ops_->AttentionForward(shape, q, k, v, out, lse);
   }
   void AttentionBackward(const AttentionShape& shape, const Matrix& q, const Matrix& k,
                          const Matrix& v, const Matrix& out, const Matrix& lse, const Matrix& dout,
                          const Matrix& dq, const Matrix& dk, const Matrix& dv) override {
-    recorded_->push_back({"AttentionBackward", FormatOf(q.dtype), q.rows, q.cols + v.cols,
-                          shape.sequence_length, BytesIn(q, k, v, out, lse, dout, dq, dk, dv)});
+    Note({"AttentionBackward", FormatOf(q.dtype), q.rows, q.cols + v.cols, shape.sequence_length,
+          BytesIn(q, k, v, out, lse, dout, dq, dk, dv)});
     ops_->AttentionBackward(shape, q, k, v, out, lse, dout, dq, dk, dv);
   }
   void SwiGluForward(const Matrix& gate_up, const Matrix& y) override {
@@ -195,22 +197,28 @@ class RecordingOps final : public kernels::Ops {
   }
 
  private:
+  void Note(RecordedOp op) {
+    if (on_call_ != nullptr) on_call_();
+    if (recorded_ != nullptr) recorded_->push_back(std::move(op));
+  }
   void Record(const char* op, const Matrix& like, int64_t bytes) {
     Record(op, like, bytes, like.dtype);
   }
   void Record(const char* op, const Matrix& like, int64_t bytes, DType first) {
-    recorded_->push_back({op, FormatOf(first), like.rows, like.cols, 1, bytes});
+    Note({op, FormatOf(first), like.rows, like.cols, 1, bytes});
   }
 
   kernels::Ops* const ops_;
   std::vector<RecordedOp>* const recorded_;
+  const std::function<void()> on_call_;
 };
 
 }  // namespace
 
 std::unique_ptr<kernels::Ops> CreateRecordingOps(kernels::Ops* ops,
-                                                 std::vector<RecordedOp>* recorded) {
-  return std::make_unique<RecordingOps>(ops, recorded);
+                                                 std::vector<RecordedOp>* recorded,
+                                                 std::function<void()> on_call) {
+  return std::make_unique<RecordingOps>(ops, recorded, std::move(on_call));
 }
 
 }  // namespace fathom::model

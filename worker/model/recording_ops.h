@@ -6,6 +6,7 @@
 #define FATHOM_WORKER_MODEL_RECORDING_OPS_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -24,9 +25,11 @@ struct RecordedOp {
   int64_t bytes = 0;
 };
 
-// Both outlive it.
+// Both outlive it; recorded may be null. on_call runs before each recorded call, when all that the
+// call works on is there.
 std::unique_ptr<kernels::Ops> CreateRecordingOps(kernels::Ops* ops,
-                                                 std::vector<RecordedOp>* recorded);
+                                                 std::vector<RecordedOp>* recorded,
+                                                 std::function<void()> on_call = nullptr);
 
 }  // namespace fathom::model
 

@@ -43,8 +43,10 @@ struct LayerBytes {
   model::PeakBytes peak;
 };
 
+// Codes and their scales, which begin at a multiple of 64 bytes.
 int64_t Fp8Bytes(int64_t rows, int64_t cols) {
-  return rows * cols + ((rows + kTile - 1) / kTile) * ((cols + kTile - 1) / kTile) * 4;
+  const int64_t codes = (rows * cols + 63) / 64 * 64;
+  return codes + ((rows + kTile - 1) / kTile) * ((cols + kTile - 1) / kTile) * 4;
 }
 
 class LayerTable {
