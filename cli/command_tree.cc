@@ -40,6 +40,7 @@ class CommandTree {
     AddCheckpoint();
     AddData();
     AddSchedule();
+    AddModel();
     AddExperts();
     AddOthers();
   }
@@ -433,6 +434,22 @@ class CommandTree {
                      "Times of a forward, of a backward for the input and for the weights, and of "
                      "an overlapped pair; FB without a number: all three")
         ->type_name("F=1,B=1,W=1,FB=3");
+  }
+
+  void AddModel() {
+    ModelOptions& options = options_.model;
+    CLI::App* leaf = Leaf(&app_, "model", Command::kModel,
+                          "A job's model as numbers: parameters, operations, bytes, tensors");
+    Mark(leaf->add_option("-f,--file", options.file, "Job file, or - for standard input"),
+         ArgumentKind::kFile)
+        ->type_name("FILE")
+        ->required();
+    leaf->add_option("--set", options.overrides,
+                     "Override a field of the file: spec.parallelism.pipeline=8; may be repeated")
+        ->type_name("FIELD=VALUE")
+        ->allow_extra_args(false)
+        ->take_all();
+    leaf->add_flag("--tensors", options.tensors, "List every tensor and who owns it");
   }
 
   void AddOthers() {

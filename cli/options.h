@@ -42,6 +42,7 @@ enum class Command : uint8_t {
   kDataInfo,
   kDataVerify,
   kSchedule,
+  kModel,
   kExpertsPlan,
   kVersion,
   kCompletion,
@@ -159,6 +160,12 @@ struct ExpertsOptions {
   double tolerance = 0.02;
 };
 
+struct ModelOptions {
+  std::string file;                    // "-": standard input
+  std::vector<std::string> overrides;  // "spec.parallelism.pipeline=8"
+  bool tensors = false;                // every one of them as well
+};
+
 struct ScheduleOptions {
   std::string kind;
   int ranks = 0;
@@ -184,6 +191,7 @@ struct Options {
   CheckpointOptions checkpoint;
   DataOptions data;
   ScheduleOptions schedule;
+  ModelOptions model;
   ExpertsOptions experts;
   std::string shell;  // completion
 };

@@ -14,6 +14,7 @@
 #include "cli/job_verbs.h"
 #include "cli/local_verbs.h"
 #include "cli/logs_verb.h"
+#include "cli/model_verb.h"
 #include "cli/node_verbs.h"
 #include "cli/preflight_verb.h"
 #include "cli/profile_verbs.h"
@@ -110,6 +111,8 @@ absl::Status Run(const Options& options, Session& session) {
       return RunDataVerify(options.data, session);
     case Command::kExpertsPlan:
       return RunExpertsPlan(options.experts, session);
+    case Command::kModel:
+      return RunModel(options.model, session);
     case Command::kSchedule:
       return RunSchedule(options.schedule, session);
     case Command::kVersion:
