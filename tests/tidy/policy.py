@@ -34,6 +34,7 @@ IMPURE_HEADERS = (
 # Path without suffix -> why. An entry whose file reads neither is an error.
 CLOCK_READERS = {
     "common/base/real_clock": "the real Clock that everything else is given",
+    "worker/calibration/core_clock": "the time that cores spend on a thread, which calibrates them",
     "worker/transport/socket": "turns a deadline into poll's time-out, against the steady clock",
 }
 # Sleeping or waiting by the wall clock, and who may. Tests wait for a condition, never for a time.

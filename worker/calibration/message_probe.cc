@@ -1,7 +1,5 @@
 #include "worker/calibration/message_probe.h"
 
-#include <sys/resource.h>
-
 #include <algorithm>
 #include <functional>
 #include <limits>
@@ -13,6 +11,7 @@
 
 #include "common/base/hash.h"
 #include "common/base/status_util.h"
+#include "worker/calibration/core_clock.h"
 #include "worker/transport/channel.h"
 #include "worker/transport/channel_layout.h"
 #include "worker/transport/collectives.h"
@@ -29,15 +28,6 @@ constexpr int kSmallMessages = 2000;
 constexpr int kRounds = 3;  // the best counts: less was in its way
 constexpr size_t kReduceElements = size_t{4} << 20;
 constexpr size_t kHashBytes = size_t{16} << 20;
-
-double CoreSeconds() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  const auto seconds = [](const timeval& t) {
-    return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) * 1e-6;
-  };
-  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
-}
 
 // Two ranks that have met.
 struct RankPair {
@@ -159,16 +149,16 @@ absl::StatusOr<MessageTimes> ProbeMessages(Wire wire, const Clock* clock) {
   FATHOM_RETURN_IF_ERROR(PingPong(&pair));  // warm
   MessageTimes best = {1, 1, 1};
   for (int round = 0; round < kRounds; ++round) {
-    double core = CoreSeconds();
+    double core = ProcessCoreSeconds();
     const absl::Duration start = clock->Steady();
     FATHOM_RETURN_IF_ERROR(PingPong(&pair));
     const double wall = absl::ToDoubleSeconds(clock->Steady() - start) / kSmallMessages;
-    const double each = (CoreSeconds() - core) / kSmallMessages;
+    const double each = (ProcessCoreSeconds() - core) / kSmallMessages;
     best.seconds_per_message = std::min(best.seconds_per_message, each);
     best.latency_seconds = std::min(best.latency_seconds, std::max(0.0, wall - each));
-    core = CoreSeconds();
+    core = ProcessCoreSeconds();
     FATHOM_RETURN_IF_ERROR(Stream(&pair));
-    const double stream = CoreSeconds() - core - kLargeMessages * best.seconds_per_message;
+    const double stream = ProcessCoreSeconds() - core - kLargeMessages * best.seconds_per_message;
     best.seconds_per_byte = std::min(
         best.seconds_per_byte, std::max(0.0, stream) / (kLargeMessages * double{kLargeBytes}));
   }
@@ -182,9 +172,9 @@ absl::StatusOr<double> ProbeReduce(const MessageTimes& shm) {
   FATHOM_RETURN_IF_ERROR(SumOnce(&pair, gradients));  // warm
   double best = std::numeric_limits<double>::max();
   for (int round = 0; round < kRounds; ++round) {
-    const double core = CoreSeconds();
+    const double core = ProcessCoreSeconds();
     FATHOM_RETURN_IF_ERROR(SumOnce(&pair, gradients));
-    best = std::min(best, (CoreSeconds() - core) / kRounds);
+    best = std::min(best, (ProcessCoreSeconds() - core) / kRounds);
   }
   // Each of the two sends the other's half and adds what comes to its own.
   const double bytes = static_cast<double>(kReduceElements) * sizeof(float);

@@ -17,6 +17,7 @@
 #include "common/model/model_config.h"
 #include "common/model/precision_recipe.h"
 #include "common/plan/job_resolve.h"
+#include "worker/calibration/core_clock.h"
 #include "worker/calibration/least_squares.h"
 #include "worker/calibration/message_probe.h"
 #include "worker/calibration/op_fit.h"
@@ -237,7 +238,7 @@ absl::Status MeasureSharing(const std::string& token_file, const ProfileOptions&
     FATHOM_ASSIGN_OR_RETURN(const double twice,
                             StepOfJobsAtOnce(spec, 2 * options.cores, steps, clock));
     busy.push_back(all / one);
-    turns.push_back(twice / (2 * all));
+    turns.push_back(twice / all);
   }
   times->set_busy_slowdown(std::max(1.0, Median(busy)));
   times->set_turns_slowdown(std::max(1.0, Median(turns)));
@@ -324,9 +325,10 @@ absl::StatusOr<Profiled> RunProfile(const ProfileOptions& options, const Clock* 
   FATHOM_ASSIGN_OR_RETURN(out.profile, FrameOf(options));
   const std::string token_file = absl::StrCat(options.scratch_folder, "/", kTokenFile);
   FATHOM_RETURN_IF_ERROR(WriteCalibrationTokens(token_file, kTokens));
-  const double meter_s = ProbeClock(clock);
+  const CoreClock core(clock);
+  const double meter_s = ProbeClock(&core);
   FATHOM_ASSIGN_OR_RETURN(const std::vector<CalibrationRun> runs,
-                          RunShapes(token_file, options, meter_s, clock, progress));
+                          RunShapes(token_file, options, meter_s, &core, progress));
   v1::OpTimes& times = *out.profile.mutable_op_times();
   std::vector<const OpSamples*> samples;
   for (const CalibrationRun& run : runs) samples.push_back(&run.measured.ops);
@@ -334,11 +336,11 @@ absl::StatusOr<Profiled> RunProfile(const ProfileOptions& options, const Clock* 
     if (entry.op() != "CopyFromHost" && entry.op() != "CopyToHost") *times.add_ops() = entry;
   }
   progress("hashes and messages between ranks");
-  const double hash = ProbeHash(clock);
+  const double hash = ProbeHash(&core);
   FitRest(runs, hash, &times);
   FATHOM_RETURN_IF_ERROR(ProbeRanks(clock, &times));
   progress("several ranks at once");
-  FATHOM_RETURN_IF_ERROR(MeasureSharing(token_file, options, clock, &times));
+  FATHOM_RETURN_IF_ERROR(MeasureSharing(token_file, options, &core, &times));
   times.set_machine(options.machine);
   times.set_measured_ms(clock->WallMs());
   for (const CalibrationRun& run : runs) {

@@ -40,7 +40,9 @@ struct Profiled {
   std::vector<ProfiledRun> runs;
 };
 
-// `progress` is told what comes next. Errors: of the training, the transport or the file system.
+// Work is measured by the time that cores spend on it, so that others who want them meanwhile
+// disturb little. `progress` is told what comes next. Errors: of the training, the transport or the
+// file system.
 absl::StatusOr<Profiled> RunProfile(const ProfileOptions& options, const Clock* clock,
                                     const std::function<void(absl::string_view)>& progress);
 

@@ -8,6 +8,7 @@
 #include "common/base/status_util.h"
 #include "common/data/token_file.h"
 #include "kernels/ops.h"
+#include "worker/calibration/core_clock.h"
 #include "worker/engine/rank_parts.h"
 #include "worker/engine/train_loop.h"
 #include "worker/transport/rendezvous.h"
@@ -31,6 +32,7 @@ struct Meeting {
   const TrainingRun* run = nullptr;
   const Clock* clock = nullptr;
   transport::ChannelLayout layout;
+  double core_seconds = 0;  // of all measured steps; rank 0 writes
   std::vector<std::unique_ptr<transport::Rendezvous>> listeners;
   std::vector<transport::PeerAddress> peers;
 };
@@ -60,6 +62,7 @@ absl::Status RunRank(int rank, Meeting* meeting, MeasuredRank* measured) {
     FATHOM_RETURN_IF_ERROR(loop.RunStep());
   }
   observer.steps.clear();
+  const double before = ProcessCoreSeconds();
   for (int64_t step = 0; step < meeting->run->steps; ++step) {
     FATHOM_RETURN_IF_ERROR(loop.RunStep());
     if (!meeting->run->meter_ops) continue;
@@ -68,6 +71,7 @@ absl::Status RunRank(int rank, Meeting* meeting, MeasuredRank* measured) {
     meter.Switch(false);
     observer.steps.pop_back();
   }
+  if (rank == 0) meeting->core_seconds = ProcessCoreSeconds() - before;
   measured->ops = meter.samples();
   measured->steps = std::move(observer.steps);
   return parts->world->Barrier();
@@ -134,6 +138,7 @@ absl::StatusOr<MeasuredTraining> RunTraining(const TrainingRun& run, const Clock
   for (int rank = 0; rank < ranks; ++rank) {
     FATHOM_RETURN_IF_ERROR(WithContext(statuses[rank], absl::StrCat("rank ", rank)));
   }
+  measured.core_seconds = meeting.core_seconds / static_cast<double>(run.steps);
   return measured;
 }
 

@@ -33,12 +33,13 @@ struct MeasuredRank {
 struct MeasuredTraining {
   v1::Plan plan;
   std::vector<MeasuredRank> ranks;
+  double core_seconds = 0;  // of a step, all ranks and their transport together
 };
 
 // Contiguous stages of near-equal layer counts, experts in equal runs, ranks on numbered nodes.
 v1::Plan PlanOfRun(const v1::JobSpec& spec, int ranks_per_node);
 
-// Errors: the first rank's that failed.
+// `clock` may be one that counts each thread's time alone. Errors: the first rank's that failed.
 absl::StatusOr<MeasuredTraining> RunTraining(const TrainingRun& run, const Clock* clock);
 
 // Text with some order in it, as a token file. Errors of the file system.
