@@ -68,7 +68,8 @@ absl::StatusOr<Schedule> MakeSchedule(absl::string_view kind, int ranks, int mic
     return Named(named.make(ranks, micro_batches), named.kind);
   }
   return absl::InvalidArgumentError(absl::StrCat("no schedule of kind \"", kind, "\"; there is ",
-                                                 absl::StrJoin(ScheduleKinds(), ", ")));
+                                                 absl::StrJoin(ScheduleKinds(), ", "),
+                                                 ", and from given costs, searched"));
 }
 
 }  // namespace fathom::schedule

@@ -14,6 +14,7 @@
 #include "common/schedule/named_schedules.h"
 #include "common/schedule/random_source.h"
 #include "common/schedule/schedule_check.h"
+#include "common/schedule/search_grid.h"
 #include "common/schedule/step_costs.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -161,43 +162,11 @@ TEST(CompiledScheduleTest, HeldBytes_FollowTheList) {
   EXPECT_EQ(compiled.stages(), 4);
 }
 
-// What the grid compares: the placements, shapes, stage times, messages and memory of case `index`.
-SearchRequest GridCase(int index) {
-  RandomSource random(1000 + index);
-  SearchRequest request;
-  const int placement = index % 4;
-  request.family = placement == 1   ? PlacementFamily::kV
-                   : placement == 2 ? PlacementFamily::kBidirectional
-                                    : PlacementFamily::kLoop;
-  request.chunks = placement == 3 ? 2 : 1;
-  const int sizes[] = {2, 4, 4, 6, 8};
-  request.ranks = sizes[random.Below(5)];
-  request.micro_batches = request.ranks * random.Between(2, 4);
-  const int stages = StagesOf(request.family, request.ranks, request.chunks);
-  const int profile = index / 4 % 5;  // even, a heavy end, mixed layers, noise, cheap weights
-  for (int stage = 0; stage < stages; ++stage) {
-    double size = 20;
-    if (profile == 1 && stage == stages - 1) size = 28;
-    if (profile == 2) size = random.Below(3) == 0 ? 15 : 20;
-    if (profile == 3) size = random.Between(16, 26);
-    const double weight = profile == 4 ? size / 2 : size;
-    request.costs.stages.push_back(
-        Costs(size, size + (profile == 3 ? 4 : 0), weight, index % 3 == 0 ? 0.15 : 0));
-  }
-  request.costs.message_time = random.Below(3) == 0 ? 2 : 0;
-  // What the named ones of the placement need at least, about.
-  const int unit = request.ranks * (placement == 3 ? 3 : placement == 1 ? 2 : 1);
-  request.max_activations = unit + (random.Below(2) == 0 ? 1 : unit);
-  request.effort = kQuickEffort;
-  request.seed = index + 1;
-  return request;
-}
-
 TEST(SearchedScheduleTest, GridOfTwoHundredCases_IsNeverSlowerThanTheBestNamedAtEqualMemory) {
   int cases = 0;
   int quicker = 0;
   double gain = 0;
-  for (int index = 0; index < 200; ++index) {
+  for (int index = 0; index < kGridCases; ++index) {
     const SearchRequest request = GridCase(index);
     const auto found = SearchSchedule(request);
     ASSERT_TRUE(found.ok()) << found.status();
