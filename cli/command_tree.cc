@@ -13,6 +13,7 @@
 #include "cli/exit_code.h"
 #include "common/cluster/device_profiles.h"
 #include "common/schedule/named_schedules.h"
+#include "common/schedule/searched_schedule.h"
 
 namespace fathom::cli {
 namespace {
@@ -417,7 +418,8 @@ class CommandTree {
 
   void AddSchedule() {
     ScheduleOptions& options = options_.schedule;
-    const std::vector<std::string> kinds = schedule::ScheduleKinds();
+    std::vector<std::string> kinds = schedule::ScheduleKinds();
+    kinds.push_back(schedule::kSearchedKind);
     CLI::App* leaf = Leaf(&app_, "schedule", Command::kSchedule,
                           "What each rank of a pipeline does in a step, and how long it takes");
     CLI::Option* kind = leaf->add_option("--kind", options.kind, absl::StrJoin(kinds, ", "))
@@ -428,12 +430,29 @@ class CommandTree {
     leaf->add_option("--ranks", options.ranks, "Pipeline ranks")->required();
     leaf->add_option("--micro-batches", options.micro_batches, "Of a step")->required();
     leaf->add_option("--chunks", options.chunks,
-                     "Stages on each rank, of interleaved-1f1b; default 2")
+                     "Stages on each rank, of interleaved-1f1b (default 2) and searched (1)")
         ->check(CLI::PositiveNumber);
     leaf->add_option("--costs", options.costs,
                      "Times of a forward, of a backward for the input and for the weights, and of "
                      "an overlapped pair; FB without a number: all three")
         ->type_name("F=1,B=1,W=1,FB=3");
+    leaf->add_option("--stage-costs", options.stage_costs,
+                     "Those that are not alike on all stages: a number for each stage, or a file "
+                     "with a line for each cost")
+        ->type_name("F=1,2,..;B=..|FILE");
+    leaf->add_option("--message-time", options.message_time,
+                     "From the end of an instruction until its message is there")
+        ->capture_default_str();
+    CLI::Option* family =
+        leaf->add_option("--family", options.family,
+                         "How stages lie on ranks, of searched: loop as in 1f1b, v as in zbv, "
+                         "bidirectional as in dualpipe; default loop")
+            ->type_name("FAMILY");
+    arguments_[family] = {ArgumentKind::kChoice, {"loop", "v", "bidirectional"}};
+    leaf->add_option("--max-activations", options.max_activations,
+                     "Micro-batches of a stage whose activations a rank may hold, of searched; "
+                     "default any number")
+        ->check(CLI::PositiveNumber);
   }
 
   void AddModel() {

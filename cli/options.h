@@ -172,6 +172,10 @@ struct ScheduleOptions {
   int micro_batches = 0;
   int chunks = 0;  // 0: as the kind has it
   std::string costs = "F=1,B=1,W=1";
+  std::string stage_costs;  // "F=1,2;B=1,1", or the file that says so
+  double message_time = 0;
+  std::string family;       // of a searched schedule; empty: loop
+  int max_activations = 0;  // the same; 0: any number
 };
 
 struct Options {

@@ -4,23 +4,23 @@
 #include <cmath>
 #include <cstdint>
 #include <ostream>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "cli/render.h"
+#include "cli/schedule_costs.h"
 #include "cli/value.h"
 #include "common/base/status_util.h"
-#include "common/schedule/event_simulator.h"
+#include "common/schedule/compiled_schedule.h"
 #include "common/schedule/instruction.h"
 #include "common/schedule/named_schedules.h"
+#include "common/schedule/searched_schedule.h"
+#include "common/schedule/step_costs.h"
 
 namespace fathom::cli {
 namespace {
@@ -31,46 +31,75 @@ using schedule::OpKind;
 using schedule::Schedule;
 using schedule::SimulatedRank;
 using schedule::Simulation;
-using schedule::StageCosts;
+using schedule::StepCosts;
 
-constexpr double kCostMax = 1e12;
-// Of stages * micro-batches: more is no text that anybody reads.
+// Of ranks * micro-batches: more is no text that anybody reads.
 constexpr int64_t kPrintedCellsMax = int64_t{1} << 20;
 constexpr int kTimelineColumnsMin = 20;
 constexpr int kColumnsPerUnitMax = 4;  // of the shortest op
 constexpr int kOtherColumns = 24;      // of a table's line, beside the timeline
 
-// "F=1,B=1,W=1,FB=3", any of them. B is the gradient for the input; a full backward is B and W.
-absl::StatusOr<StageCosts> ParseCosts(const std::string& text) {
-  double f = 1, b = 1, w = 1, fb = 0;
-  std::set<std::string> seen;
-  for (const absl::string_view part : absl::StrSplit(text, ',', absl::SkipWhitespace())) {
-    const auto bad = [&](auto... why) {
-      return absl::InvalidArgumentError(absl::StrCat("--costs: \"", part, "\": ", why...,
-                                                     "; give F=1,B=1,W=1,FB=3, any of them"));
-    };
-    const std::vector<std::string> sides = absl::StrSplit(part, absl::MaxSplits('=', 1));
-    const std::string name = absl::AsciiStrToUpper(absl::StripAsciiWhitespace(sides.front()));
-    double* const target = name == "F"    ? &f
-                           : name == "B"  ? &b
-                           : name == "W"  ? &w
-                           : name == "FB" ? &fb
-                                          : nullptr;
-    if (target == nullptr) return bad("no such cost");
-    if (sides.size() < 2 || !absl::SimpleAtod(sides[1], target)) return bad("no number");
-    if (!(*target >= 0 && *target <= kCostMax)) {
-      return bad("not between 0 and ", absl::StrFormat("%g", kCostMax));
-    }
-    if (!seen.insert(name).second) return bad(name, " is given twice");
+// A schedule and, of a searched one, what it is measured against.
+struct Made {
+  Schedule schedule;
+  Simulation simulation;
+  std::string comparison;  // a sentence for people
+};
+
+absl::StatusOr<Made> Search(const ScheduleOptions& options, const StepCosts& costs) {
+  schedule::SearchRequest request;
+  request.ranks = options.ranks;
+  request.micro_batches = options.micro_batches;
+  request.costs = costs;
+  request.max_activations = options.max_activations;
+  if (!options.family.empty()) {
+    FATHOM_ASSIGN_OR_RETURN(request.family, schedule::ParsePlacementFamily(options.family));
   }
-  if (!seen.contains("FB")) fb = f + b + w;
-  StageCosts costs;
-  costs.forward = f;
-  costs.backward = b + w;
-  costs.backward_input = b;
-  costs.weight = w;
-  costs.overlapped = fb;
-  return costs;
+  if (options.chunks > 0) {
+    if (request.family != schedule::PlacementFamily::kLoop) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--chunks ", options.chunks, ": only the loop takes a number of chunks"));
+    }
+    request.chunks = options.chunks;
+  }
+  FATHOM_ASSIGN_OR_RETURN(schedule::SearchedSchedule found, schedule::SearchSchedule(request));
+  Made made;
+  made.comparison =
+      found.named.empty()
+          ? "No named schedule of this placement takes these numbers."
+          : absl::StrFormat("The best named one of this placement and memory: %s, %g.", found.named,
+                            found.named_makespan);
+  absl::StrAppendFormat(&made.comparison, " None can be quicker than %g.\n", found.bound);
+  made.schedule = std::move(found.schedule);
+  made.simulation = std::move(found.simulation);
+  return made;
+}
+
+absl::StatusOr<Made> Make(const ScheduleOptions& options, const StepCosts& costs) {
+  if (absl::AsciiStrToLower(options.kind) == schedule::kSearchedKind) {
+    return Search(options, costs);
+  }
+  if (!options.family.empty() || options.max_activations > 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(options.family.empty() ? "--max-activations" : "--family", " is of --kind ",
+                     schedule::kSearchedKind, "; ", options.kind, " has its own"));
+  }
+  Made made;
+  FATHOM_ASSIGN_OR_RETURN(
+      made.schedule,
+      schedule::MakeSchedule(options.kind, options.ranks, options.micro_batches, options.chunks));
+  FATHOM_ASSIGN_OR_RETURN(const auto compiled, schedule::CompiledSchedule::Make(made.schedule));
+  FATHOM_ASSIGN_OR_RETURN(made.simulation, compiled.Simulate(costs));
+  return made;
+}
+
+// Before anything is made, since more could not be printed anyway.
+absl::Status CheckPrintable(const ScheduleOptions& options) {
+  const int64_t stages = int64_t{std::max(options.ranks, 1)} * std::max(options.chunks, 1);
+  if (std::max(options.micro_batches, 0) <= kPrintedCellsMax / stages) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(options.micro_batches, " micro-batches on ", stages,
+                   " stages are too many to print; choose at most ", kPrintedCellsMax / stages));
 }
 
 Value ScheduleValue(const Schedule& schedule, const Simulation& simulation) {
@@ -149,7 +178,9 @@ std::string Timeline(const std::vector<Instruction>& list, const SimulatedRank& 
   return line;
 }
 
-void PrintForPeople(const Schedule& schedule, const Simulation& simulation, Session& session) {
+void PrintForPeople(const Made& made, Session& session) {
+  const Schedule& schedule = made.schedule;
+  const Simulation& simulation = made.simulation;
   double busy = 0;
   for (const SimulatedRank& rank : simulation.ranks) busy += rank.busy;
   const double whole = simulation.makespan * schedule.ranks;
@@ -157,6 +188,7 @@ void PrintForPeople(const Schedule& schedule, const Simulation& simulation, Sess
       "%s: %d ranks, %d stages, %d micro-batches: makespan %g, %.1f%% of it idle\n", schedule.kind,
       schedule.ranks, schedule.stages, schedule.micro_batches, simulation.makespan,
       whole > 0 ? 100 * (1 - busy / whole) : 0.0);
+  session.out() << made.comparison;
   const double scale = TimelineScale(
       simulation,
       std::max(kTimelineColumnsMin, session.environment().terminal_columns - kOtherColumns));
@@ -186,20 +218,15 @@ void PrintForPeople(const Schedule& schedule, const Simulation& simulation, Sess
 }  // namespace
 
 absl::Status RunSchedule(const ScheduleOptions& options, Session& session) {
-  FATHOM_ASSIGN_OR_RETURN(const StageCosts costs, ParseCosts(options.costs));
-  FATHOM_ASSIGN_OR_RETURN(
-      const Schedule schedule,
-      schedule::MakeSchedule(options.kind, options.ranks, options.micro_batches, options.chunks));
-  if (int64_t{schedule.stages} * schedule.micro_batches > kPrintedCellsMax) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        schedule.micro_batches, " micro-batches on ", schedule.stages,
-        " stages are too many to print; choose at most ", kPrintedCellsMax / schedule.stages));
-  }
-  FATHOM_ASSIGN_OR_RETURN(const Simulation simulation, schedule::Simulate(schedule, {costs}));
+  StepCosts costs;
+  FATHOM_ASSIGN_OR_RETURN(costs.stages, ParseScheduleCosts(options.costs, options.stage_costs));
+  costs.message_time = options.message_time;
+  FATHOM_RETURN_IF_ERROR(CheckPrintable(options));
+  FATHOM_ASSIGN_OR_RETURN(const Made made, Make(options, costs));
   if (session.for_people()) {
-    PrintForPeople(schedule, simulation, session);
+    PrintForPeople(made, session);
   } else {
-    session.out() << RenderOne(schedule.kind, ScheduleValue(schedule, simulation),
+    session.out() << RenderOne(made.schedule.kind, ScheduleValue(made.schedule, made.simulation),
                                session.format());
   }
   return absl::OkStatus();

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -115,6 +116,54 @@ TEST_F(ScheduleVerbTest, Chunks_AreOfInterleaving) {
   EXPECT_THAT(ctl.err(), HasSubstr("1f1b: chunks: 2; a rank has 1 chunk"));
 }
 
+TEST_F(ScheduleVerbTest, StageCosts_AreOfEachStage) {
+  const std::string uneven = "F=1,2,3,4; B=2; W=1,1,1,5";
+  ASSERT_EQ(Schedule("1f1b", 4, 8, {"--stage-costs", uneven, "-o", "json"}), kExitOk) << ctl.err();
+  const Json json = Json::parse(ctl.out());
+  const double makespan = json["makespan"];
+  for (int rank = 0; rank < 4; ++rank) {
+    const double busy = 8 * (1 + rank + 2 + (rank == 3 ? 5 : 1));
+    EXPECT_EQ(json["idle"][rank], makespan - busy) << rank;
+  }
+  const std::string file = testing::TempDir() + "/stage_costs";
+  std::ofstream(file) << "# measured\nF=1,2,3,4\n\nB=2\nW=1,1,1,5\n";
+  ASSERT_EQ(Schedule("1f1b", 4, 8, {"--stage-costs", file, "-o", "json"}), kExitOk) << ctl.err();
+  EXPECT_EQ(Json::parse(ctl.out()), json);
+  // What it doesn't name is as --costs says.
+  ASSERT_EQ(Schedule("1f1b", 2, 2, {"--stage-costs", "F=1,2", "--costs", "B=3,W=4", "-o", "json"}),
+            kExitOk);
+  EXPECT_EQ(Json::parse(ctl.out())["makespan"], (1 + 2 + 7) + (2 + 7) + 7);
+  ASSERT_EQ(Schedule("1f1b", 2, 1, {"--message-time", "10", "-o", "json"}), kExitOk);
+  EXPECT_EQ(Json::parse(ctl.out())["makespan"], 2 * 10 + 6);
+}
+
+TEST_F(ScheduleVerbTest, Searched_IsNoSlowerThanTheNamedOfItsPlacement) {
+  const std::string costs = "F=3,3,3,3,3,3,3,5";
+  for (const auto& [family, named] :
+       std::map<std::string, std::string>{{"v", "zbv"}, {"loop", "zb1p"}}) {
+    std::vector<std::string> more = {"--max-activations",
+                                     "9",
+                                     "-o",
+                                     "json",
+                                     "--stage-costs",
+                                     costs.substr(0, family == "v" ? 17 : 9)};
+    ASSERT_EQ(Schedule(named, 4, 8, {more.begin() + 2, more.end()}), kExitOk) << ctl.err();
+    const Json known = Json::parse(ctl.out());
+    more.insert(more.end(), {"--family", family});
+    ASSERT_EQ(Schedule("searched", 4, 8, more), kExitOk) << ctl.err();
+    const Json searched = Json::parse(ctl.out());
+    EXPECT_EQ(searched.size(), 4u);
+    EXPECT_LE(searched["makespan"], known["makespan"]);
+    for (const Json& peak : searched["peak_activations"]) EXPECT_LE(peak, 9);
+    EXPECT_EQ(searched["ranks"].size(), 4u);
+  }
+  ASSERT_EQ(Schedule("Searched", 4, 8, {"--family", "bidirectional"}), kExitOk) << ctl.err();
+  EXPECT_THAT(ctl.out(), HasSubstr("searched: 4 ranks, 4 stages, 8 micro-batches: makespan"));
+  EXPECT_THAT(ctl.out(), HasSubstr("best named one of this placement and memory: dualpipe, 26. "));
+  ASSERT_EQ(Schedule("searched", 4, 8, {"--chunks", "2", "-o", "json"}), kExitOk) << ctl.err();
+  EXPECT_LE(Json::parse(ctl.out())["makespan"], 3 * (2 * 8 + 3));
+}
+
 TEST_F(ScheduleVerbTest, Table_DrawsATimeline) {
   ASSERT_EQ(Schedule("dualpipe", 4, 8), kExitOk);
   const std::vector<std::string> lines = absl::StrSplit(ctl.out(), '\n');
@@ -164,6 +213,28 @@ TEST_F(ScheduleVerbTest, BadInput_IsOneLineThatNamesTheRule) {
     EXPECT_EQ(std::count(error.begin(), error.end(), '\n'), 1) << error;
     EXPECT_THAT(ctl.out(), IsEmpty());
   }
+  for (const auto& [options, says] : std::map<std::vector<std::string>, std::string>{
+           {{"--family", "v"}, "--family is of --kind searched; 1f1b has its own"},
+           {{"--max-activations", "4"}, "--max-activations is of --kind searched"},
+           {{"--max-activations", "0"}, "--max-activations"},
+           {{"--kind", "searched", "--family", "ring"}, "there is loop, v, bidirectional"},
+           {{"--kind", "searched", "--family", "v", "--chunks", "2"}, "only the loop takes"},
+           {{"--kind", "searched", "--family", "v", "--max-activations", "1"}, "at least 2, or 0"},
+           {{"--message-time", "-1"}, "the message time is -1"},
+           {{"--stage-costs", "F=1,2,3"}, "costs of 3 stages for 4"},
+           {{"--stage-costs", "F=1,2;B=1,2,3"}, "2 numbers of F beside 3 of another cost"},
+           {{"--stage-costs", "F=1,x"}, "\"F=1,x\": no number"},
+           {{"--stage-costs", "=1"}, "no such cost"},
+           {{"--stage-costs", "F=1;F=2"}, "F is given twice"}}) {
+    std::vector<std::string> arguments = {"--kind", "1f1b"};
+    if (options[0] == "--kind") arguments.clear();
+    arguments.insert(arguments.begin(), {"schedule", "--ranks", "4", "--micro-batches", "8"});
+    arguments.insert(arguments.end(), options.begin(), options.end());
+    EXPECT_EQ(ctl.Run(arguments), kExitUsage) << testing::PrintToString(arguments);
+    EXPECT_THAT(ctl.err(), HasSubstr(says));
+  }
+  EXPECT_NE(Schedule("1f1b", 4, 8, {"--stage-costs", "/nowhere/costs"}), kExitOk);
+  EXPECT_THAT(ctl.err(), HasSubstr("/nowhere/costs"));
   for (const auto& [costs, says] :
        std::map<std::string, std::string>{{"G=1", "\"G=1\": no such cost"},
                                           {"F", "\"F\": no number"},
