@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "cli/page.h"
 
 namespace fathom::cli {
@@ -47,18 +48,15 @@ std::string SummaryText(const v1::Prediction& prediction) {
     absl::StrAppend(&parameters_text, "; MTP modules add ",
                     AmountText(static_cast<double>(parameters.mtp())));
   }
-  const auto flops = [](double mfu, double tflops) {
-    return absl::StrFormat("%s (%.0f TFLOPS a device)", PercentText(mfu), tflops);
-  };
   std::vector<std::vector<std::string>> rows = {
       {"parameters", parameters_text},
       {"step", absl::StrCat(SecondsText(prediction.step().seconds()), " for ",
                             AmountText(prediction.tokens_per_step()),
                             " tokens: ", AmountText(prediction.tokens_per_day()), " tokens a day")},
-      {"MFU", absl::StrCat(flops(prediction.mfu_causal(), prediction.tflops_causal()),
-                           " with causal attention, ",
-                           flops(prediction.mfu_noncausal(), prediction.tflops_noncausal()),
-                           " with full")},
+      {"MFU",
+       absl::StrFormat("%s causal, %.0f TFLOPS a device; %s non-causal, %.0f TFLOPS",
+                       PercentText(prediction.mfu_causal()), prediction.tflops_causal(),
+                       PercentText(prediction.mfu_noncausal()), prediction.tflops_noncausal())},
       {"per T tokens", CostText(prediction.gpu_hours_per_trillion_tokens(),
                                 prediction.dollars_per_trillion_tokens())}};
   if (prediction.total_hours() > 0) {
@@ -198,6 +196,9 @@ std::string StepSection(const v1::Prediction& prediction) {
 }
 
 std::string StageTable(const v1::Prediction& prediction) {
+  const auto time = [](double seconds) {
+    return seconds > 0 ? SecondsText(seconds) : std::string("-");
+  };
   std::vector<std::vector<std::string>> rows = {
       {"STAGE", "LAYERS", "PARAMETERS", "F", "B", "Bi", "W", "F|B", "COMPUTE", "NETWORK", ""}};
   for (const v1::PredictedStage& stage : prediction.stages()) {
@@ -206,10 +207,10 @@ std::string StageTable(const v1::Prediction& prediction) {
          stage.layer_count() == 0
              ? "-"
              : RangeText(stage.first_layer(), stage.first_layer() + stage.layer_count() - 1),
-         AmountText(static_cast<double>(stage.parameters())), SecondsText(stage.forward_s()),
-         SecondsText(stage.backward_s()), SecondsText(stage.backward_input_s()),
-         SecondsText(stage.weight_s()), SecondsText(stage.overlapped_s()),
-         SecondsText(stage.compute_s()), SecondsText(stage.communication_s()),
+         stage.parameters() > 0 ? AmountText(static_cast<double>(stage.parameters())) : "-",
+         time(stage.forward_s()), time(stage.backward_s()), time(stage.backward_input_s()),
+         time(stage.weight_s()), time(stage.overlapped_s()), time(stage.compute_s()),
+         time(stage.communication_s()),
          absl::StrCat(stage.has_embedding() ? "embedding" : "", stage.has_head() ? "head" : "")});
   }
   const PageColumn number = {true};
@@ -229,26 +230,24 @@ std::string LimitsSection(const v1::Prediction& prediction) {
   return out;
 }
 
-// The columns of a candidate, without what the whole page says already.
-std::vector<std::string> CandidateRow(const v1::Candidate& candidate, bool taken) {
+// The columns of a candidate; `recomputation`: of most of them, which isn't told again.
+std::vector<std::string> CandidateRow(const v1::Candidate& candidate,
+                                      const std::string& recomputation, bool taken) {
   const v1::PredictedLayout& layout = candidate.layout();
   const v1::Parallelism& shape = layout.parallelism();
   std::string short_layout =
       absl::StrFormat("PP%d EP%d DP%d %s M%d", shape.pipeline(), shape.expert(), shape.replicas(),
                       CleanText(layout.schedule()), layout.micro_batches());
   if (layout.micro_batch_sequences() > 1) {
-    absl::StrAppend(&short_layout, "x", layout.micro_batch_sequences());
+    absl::StrAppend(&short_layout, " of ", layout.micro_batch_sequences());
   }
-  if (!layout.recomputation().empty() && layout.recomputation() != "none") {
-    absl::StrAppend(&short_layout, " recompute ", CleanText(layout.recomputation()));
+  if (layout.recomputation() != recomputation) {
+    absl::StrAppend(&short_layout, ", recomputation ", CleanText(layout.recomputation()));
   }
   const bool timed = candidate.step_seconds() > 0;
-  return {taken ? "\u25b6" : "",
-          short_layout,
-          timed ? SecondsText(candidate.step_seconds()) : "-",
+  return {taken ? "\u25b6" : "", short_layout, timed ? SecondsText(candidate.step_seconds()) : "-",
           timed ? AmountText(candidate.gpu_hours_per_trillion_tokens()) : "-",
-          candidate.peak_bytes() > 0 ? GigabytesText(candidate.peak_bytes()) : "-",
-          CleanText(candidate.why())};
+          candidate.peak_bytes() > 0 ? GigabytesText(candidate.peak_bytes()) : "-"};
 }
 
 bool SameLayout(const v1::PredictedLayout& a, const v1::PredictedLayout& b) {
@@ -263,11 +262,22 @@ std::string SearchSection(const v1::Prediction& prediction) {
   if (search.seconds() > 0) absl::StrAppend(&title, ", in ", SecondsText(search.seconds()));
   std::string out = Heading(title);
   if (search.candidates().empty()) return out;
-  std::vector<std::vector<std::string>> rows = {{"", "LAYOUT", "STEP", "GPU-H/T", "MEMORY", "WHY"}};
+  std::vector<std::vector<std::string>> rows = {
+      {"", "LAYOUT", "STEP", "GPU-HOURS/T TOKENS", "MEMORY"}};
   for (const v1::Candidate& candidate : search.candidates()) {
-    rows.push_back(CandidateRow(candidate, SameLayout(candidate.layout(), prediction.layout())));
+    rows.push_back(CandidateRow(candidate, prediction.layout().recomputation(),
+                                SameLayout(candidate.layout(), prediction.layout())));
   }
-  return out + PageTable({{}, {}, {true}, {true}, {true}, {}}, rows);
+  const std::string table = PageTable({{}, {}, {true}, {true}, {true}}, rows);
+  const std::vector<std::string> lines = absl::StrSplit(table, '\n', absl::SkipEmpty());
+  if (lines.size() != rows.size()) return out + table;  // broken: reasons would have no place
+  absl::StrAppend(&out, lines.front(), "\n");
+  for (int i = 0; i < search.candidates_size(); ++i) {
+    absl::StrAppend(&out, lines[static_cast<size_t>(i) + 1], "\n");
+    const std::string why = CleanText(search.candidates(i).why());
+    if (!why.empty()) absl::StrAppend(&out, Paragraph("       ", why));
+  }
+  return out;
 }
 
 }  // namespace
@@ -288,12 +298,14 @@ std::string LayoutText(const v1::PredictedLayout& layout) {
 }
 
 std::string SurvivabilityText(const v1::Survivability& survivability) {
-  const auto answer = [](bool survives) { return survives ? "yes" : "NO"; };
-  std::string out = Paragraph(
-      "  ", absl::StrCat("a whole copy of all state is left in memory after the loss of any node: ",
-                         answer(survivability.any_node()),
-                         "; of any leaf: ", answer(survivability.any_leaf()),
-                         "; of any failure domain: ", answer(survivability.any_failure_domain())));
+  const auto row = [](const char* what, bool survives) {
+    return std::vector<std::string>{what, survives ? "a whole copy of all state is left in memory"
+                                                   : "NO: state is lost with it"};
+  };
+  std::string out =
+      PageTable({{}, {}}, {row("any node", survivability.any_node()),
+                           row("any leaf", survivability.any_leaf()),
+                           row("any failure domain", survivability.any_failure_domain())});
   if (!survivability.what().empty()) {
     absl::StrAppend(&out, Paragraph("  ", CleanText(survivability.what())));
   }

@@ -41,7 +41,7 @@ std::vector<int> StagesOf(const v1::Prediction& prediction, int rank) {
   const int stages = prediction.stages_size();
   const std::string kind = absl::AsciiStrToLower(prediction.layout().schedule());
   if (kind == "dualpipe" && stages == ranks && ranks > 1) return {rank, stages - 1 - rank};
-  if ((kind == "zb-v" || kind == "dualpipe-v") && stages == 2 * ranks) {
+  if ((kind == "zbv" || kind == "dualpipev") && stages == 2 * ranks) {
     return {rank, stages - 1 - rank};
   }
   std::vector<int> held;

@@ -1,0 +1,87 @@
+#include "cli/plan_verb.h"
+
+#include <ostream>
+
+#include "absl/strings/str_cat.h"
+#include "cli/chrome_trace.h"
+#include "cli/cluster_file.h"
+#include "cli/job_file.h"
+#include "cli/pipeline_svg.h"
+#include "cli/plan_json.h"
+#include "cli/plan_page.h"
+#include "cli/render.h"
+#include "common/base/atomic_file.h"
+#include "common/base/status_util.h"
+#include "coordinator/planner/search/predict.h"
+
+namespace fathom::cli {
+namespace {
+
+absl::Status WriteFor(const char* option, const std::string& path, const std::string& contents,
+                      Session& session) {
+  FATHOM_RETURN_IF_ERROR(
+      WithContext(WriteFileAtomically(session.AbsolutePath(path), contents), option));
+  return absl::OkStatus();
+}
+
+std::string PictureTitle(const v1::Prediction& prediction) {
+  return absl::StrCat(prediction.job(), " on ", prediction.cluster(), ": a step as predicted, ",
+                      prediction.layout().schedule());
+}
+
+}  // namespace
+
+absl::StatusOr<PlanInput> LoadPlanInput(const PlanOptions& options, Session& session) {
+  const auto path = [&](const std::string& given) {
+    return given == "-" ? given : session.AbsolutePath(given);
+  };
+  PlanInput input;
+  FATHOM_ASSIGN_OR_RETURN(input.job, LoadJobFile(path(options.file)));
+  FATHOM_RETURN_IF_ERROR(ApplyOverrides(options.overrides, input.job));
+  FATHOM_ASSIGN_OR_RETURN(input.cluster, LoadClusterFile(session.AbsolutePath(options.cluster)));
+  return input;
+}
+
+absl::Status RefusedByPlanner(const absl::Status& status, const std::string& asked) {
+  switch (status.code()) {
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kResourceExhausted:
+    case absl::StatusCode::kOutOfRange:
+    case absl::StatusCode::kUnimplemented:
+      return absl::FailedPreconditionError(absl::StrCat(asked, ": ", status.message()));
+    default:
+      return WithContext(status, asked);
+  }
+}
+
+absl::Status RunPlan(const PlanOptions& options, Session& session) {
+  FATHOM_ASSIGN_OR_RETURN(const PlanInput input, LoadPlanInput(options, session));
+  planner::PredictOptions predict;
+  predict.search = !options.no_search;
+  predict.take_best = options.take_best;
+  predict.schedule = options.schedule;
+  const auto predicted = planner::Predict(input.job, input.cluster, predict);
+  if (!predicted.ok()) {
+    return RefusedByPlanner(predicted.status(),
+                            absl::StrCat(options.file, " on ", options.cluster));
+  }
+  const v1::Prediction& prediction = predicted->prediction;
+  if (!options.svg.empty()) {
+    FATHOM_RETURN_IF_ERROR(
+        WriteFor("--svg", options.svg,
+                 PipelineSvg(predicted->timeline, {.title = PictureTitle(prediction)}), session));
+  }
+  if (!options.trace.empty()) {
+    FATHOM_RETURN_IF_ERROR(
+        WriteFor("--trace", options.trace, ChromeTrace(predicted->timeline), session));
+  }
+  if (session.for_people()) {
+    session.out() << PlanPage(prediction, session.format() == OutputFormat::kWide);
+  } else {
+    session.out() << RenderOne(prediction.job(), PlanValue(prediction), session.format());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace fathom::cli
