@@ -34,6 +34,7 @@ class CommandTree {
     AddGet();
     AddDescribe();
     AddLogs();
+    AddTrace();
     AddCancelAndWait();
     AddTop();
     AddQueue();
@@ -248,6 +249,23 @@ class CommandTree {
     Mark(node->add_option("name", options_.describe.name, "Name"), ArgumentKind::kNode)->required();
   }
 
+  void AddTrace() {
+    TraceOptions& options = options_.trace;
+    CLI::App* trace = Leaf(&app_, "trace", Command::kTrace,
+                           "When each instruction of a job's newest recorded step ran, and how "
+                           "that compares with what was expected");
+    Mark(trace->add_option("job", options.job, "Name or id"), ArgumentKind::kJob)->required();
+    trace->add_option("--lane", options.lane, "Ranks of which lane")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+    trace->add_flag("--all", options.all, "Ranks of all lanes");
+    Mark(trace->add_option("--svg", options.svg, "Write a picture of the pipeline"),
+         ArgumentKind::kFile);
+    Mark(trace->add_option("--trace", options.trace,
+                           "Write a Chrome trace, for Perfetto or chrome://tracing"),
+         ArgumentKind::kFile);
+  }
+
   void AddLogs() {
     LogsOptions& options = options_.logs;
     CLI::App* logs = Leaf(&app_, "logs", Command::kLogs, "What a rank of a job wrote");
@@ -453,6 +471,9 @@ class CommandTree {
                      "Micro-batches of a stage whose activations a rank may hold, of searched; "
                      "default any number")
         ->check(CLI::PositiveNumber);
+    Mark(leaf->add_option("--svg", options.svg, "Write a picture of the pipeline"),
+         ArgumentKind::kFile)
+        ->type_name("FILE");
   }
 
   void AddModel() {

@@ -145,6 +145,25 @@ Value PlanDescription(const v1::Plan& plan) {
   return value;
 }
 
+Value ExpectationValue(bool known, const v1::Prediction& expected, const std::string& note) {
+  Value value = Value::Object();
+  if (!known) {
+    value.Set("note", TextOrNull(note));
+    return value;
+  }
+  value.Set("step_seconds", expected.step().seconds());
+  value.Set("breakdown", ValueOf(expected.step().breakdown()));
+  Value ranks = Value::List();
+  for (const v1::PredictedRank& rank : expected.ranks()) {
+    Value one = Value::Object();
+    one.Set("pipeline_rank", rank.pipeline_rank()).Set("busy_seconds", rank.busy_s());
+    one.Set("wait_seconds", rank.idle_s());
+    ranks.Add(std::move(one));
+  }
+  value.Set("pipeline_ranks", std::move(ranks));
+  return value;
+}
+
 Value JobDescription(const v1::JobStatus& job, const std::vector<v1::Event>& events) {
   Value value = JobValue(job);
   if (job.has_last_step()) value.Set("last_step", ValueOf(job.last_step()));
@@ -171,6 +190,10 @@ Value JobDescription(const v1::JobStatus& job, const std::vector<v1::Event>& eve
   value.Set("diagnoses", std::move(diagnoses));
   value.Set("spec", ValueOf(job.job().spec()));
   if (job.has_plan()) value.Set("plan", PlanDescription(job.plan()));
+  if (job.has_expected() || !job.expected_note().empty()) {
+    value.Set("expected",
+              ExpectationValue(job.has_expected(), job.expected(), job.expected_note()));
+  }
   if (job.has_next_plan()) value.Set("next_plan", PlanDescription(job.next_plan()));
   if (job.ranks_size() > 0) {
     Value ranks = Value::List();

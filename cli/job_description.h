@@ -16,6 +16,10 @@ Value JobDescription(const v1::JobStatus& job, const std::vector<v1::Event>& eve
 // "stage 0: layers 0-3, embedding; ..." and which rank runs where.
 Value PlanDescription(const v1::Plan& plan);
 
+// What the planner expects of a step: its seconds, their parts, and what each pipeline rank is busy
+// and waits; or, where it isn't known, why.
+Value ExpectationValue(bool known, const v1::Prediction& expected, const std::string& note);
+
 // cause, node, epoch, steps_redone, pause_seconds, the phases detect, decide, fence, load, rejoin
 // and first_step, all in seconds, and what is known beyond. What isn't known is null.
 Value RecoveryValue(const v1::RecoveryRecord& recovery);

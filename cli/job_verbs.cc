@@ -73,6 +73,8 @@ void PrintDryRun(const v1::SubmitJobResponse& response, Session& session) {
   value.Set("name", response.name()).Set("note", TextOrNull(response.note()));
   value.Set("job", ValueOf(response.job()));
   value.Set("plan", response.has_plan() ? PlanDescription(response.plan()) : Value());
+  value.Set("expected", ExpectationValue(response.has_expected(), response.expected(),
+                                         response.expected_note()));
   session.out() << RenderOne(response.name(), value, session.format());
 }
 

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <filesystem>
 #include <map>
 #include <ostream>
 #include <utility>
@@ -151,6 +152,12 @@ class Starter {
     if (!options_.coordinator_config.empty()) {
       arguments.push_back("--config");
       arguments.push_back(session_.AbsolutePath(options_.coordinator_config));
+    }
+    // What `fathomctl profile` measured of this machine.
+    const std::string profile = CpuProfilePath(folder_);
+    if (std::filesystem::exists(profile)) {
+      arguments.push_back("--device-profiles");
+      arguments.push_back(profile);
     }
     FATHOM_RETURN_IF_ERROR(Start(daemon, arguments));
     const int64_t pid = daemon.process.pid;

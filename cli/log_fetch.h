@@ -1,4 +1,4 @@
-// One read of a rank's log over HTTP from its node's daemon.
+// Reads over HTTP from a node's daemon: a rank's log.
 #ifndef FATHOM_CLI_LOG_FETCH_H_
 #define FATHOM_CLI_LOG_FETCH_H_
 
@@ -8,6 +8,10 @@
 #include "absl/status/statusor.h"
 
 namespace fathom::cli {
+
+// The body at http://<metrics_address><path>. Codes as FetchLog's.
+absl::StatusOr<std::string> FetchFromNode(const std::string& metrics_address,
+                                          const std::string& path);
 
 struct LogPart {
   std::string text;

@@ -24,6 +24,7 @@ enum class Command : uint8_t {
   kDescribeJob,
   kDescribeNode,
   kLogs,
+  kTrace,
   kCancel,
   kSuspend,
   kResume,
@@ -106,6 +107,14 @@ struct LogsOptions {
   bool follow = false;
 };
 
+struct TraceOptions {
+  std::string job;
+  int lane = 0;
+  bool all = false;  // every lane's ranks
+  std::string svg;   // files to write; empty: none
+  std::string trace;
+};
+
 struct CancelOptions {
   std::string job;
   std::string reason;
@@ -176,6 +185,26 @@ struct ScheduleOptions {
   double message_time = 0;
   std::string family;       // of a searched schedule; empty: loop
   int max_activations = 0;  // the same; 0: any number
+  std::string svg;          // file to write; empty: none
+};
+
+struct PlanOptions {
+  std::string file;     // the job's; "-": standard input
+  std::string cluster;  // file
+  std::vector<std::string> overrides;
+  std::string schedule;  // kind; empty: the planner's choice
+  bool take_best = false;
+  bool no_search = false;
+  std::string svg;  // files to write; empty: none
+  std::string trace;
+};
+
+// whatif kill, drain, cluster
+struct WhatIfOptions {
+  PlanOptions plan;
+  std::vector<std::string> nodes;
+  std::string other;        // the other cluster's file
+  int64_t steps_done = -1;  // below 0: unknown
 };
 
 struct Options {
@@ -187,6 +216,7 @@ struct Options {
   GetOptions get;
   DescribeOptions describe;
   LogsOptions logs;
+  TraceOptions trace;
   CancelOptions cancel;
   QueueOptions queue;
   NodeOptions node;

@@ -21,6 +21,7 @@
 #include "cli/queue_verbs.h"
 #include "cli/render.h"
 #include "cli/schedule_verb.h"
+#include "cli/trace_verb.h"
 #include "common/base/status_util.h"
 
 namespace fathom::cli {
@@ -79,6 +80,8 @@ absl::Status Run(const Options& options, Session& session) {
       return RunDescribeNode(options.describe, session);
     case Command::kLogs:
       return RunLogs(options.logs, session);
+    case Command::kTrace:
+      return RunTrace(options.trace, session);
     case Command::kCancel:
       return RunCancel(options.cancel, session);
     case Command::kSuspend:

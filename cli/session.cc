@@ -27,6 +27,10 @@ std::string CoordinatorStateFolder(const std::string& local_state_folder) {
   return local_state_folder + "/coordinator";
 }
 
+std::string CpuProfilePath(const std::string& local_state_folder) {
+  return local_state_folder + "/cpu-profile.yaml";
+}
+
 CoordinatorFile ReadCoordinatorFile(const std::string& coordinator_state_folder) {
   CoordinatorFile file;
   const auto text =

@@ -41,6 +41,9 @@ std::string LocalStateFolder(const Environment& environment, const GlobalOptions
 // The coordinator's part of it.
 std::string CoordinatorStateFolder(const std::string& local_state_folder);
 
+// Where `fathomctl profile` leaves what it measured, and the local cluster's coordinator finds it.
+std::string CpuProfilePath(const std::string& local_state_folder);
+
 // The coordinator.json that a coordinator leaves in its state folder; empty where it doesn't say.
 struct CoordinatorFile {
   std::string address;

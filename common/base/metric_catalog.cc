@@ -19,6 +19,8 @@ constexpr const MetricSpec* kCatalog[] = {
     &metrics::kJobStepSeconds,
     &metrics::kStagePartSeconds,
     &metrics::kStageStepSeconds,
+    &metrics::kJobExpectedStepSeconds,
+    &metrics::kStageExpectedSeconds,
     &metrics::kJobBubbleRatio,
     &metrics::kJobMaxViolation,
     &metrics::kJobSentBytes,

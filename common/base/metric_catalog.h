@@ -105,6 +105,20 @@ inline constexpr MetricSpec kStageStepSeconds{
     "seconds",
     "Wall time of the newest step by pipeline rank, the slowest rank there.",
     {"job", "pipeline_rank"}};
+inline constexpr MetricSpec kJobExpectedStepSeconds{
+    "fathom_job_expected_step_seconds",
+    MetricKind::kGauge,
+    "seconds",
+    "Time that a step of the present plan should take, by the planner; compare with "
+    "fathom_job_step_seconds. Absent where the planner can't tell.",
+    {"job"}};
+inline constexpr MetricSpec kStageExpectedSeconds{
+    "fathom_stage_expected_seconds",
+    MetricKind::kGauge,
+    "seconds",
+    "Time of a step by pipeline rank and part (busy, wait) that the planner expects; busy compares "
+    "with the sum of forward, backward, weight and overlapped of fathom_stage_part_seconds.",
+    {"job", "pipeline_rank", "part"}};
 inline constexpr MetricSpec kJobBubbleRatio{"fathom_job_bubble_ratio",
                                             MetricKind::kGauge,
                                             "ratio",

@@ -12,6 +12,7 @@
 #include "common/base/host_port.h"
 #include "common/base/limits.h"
 #include "common/base/status_util.h"
+#include "common/cluster/device_profiles.h"
 
 namespace fathom {
 namespace {
@@ -125,6 +126,13 @@ void AddPolicyFlags(CLI::App* app, v1::CoordinatorConfig* given, std::vector<std
                   "user=devices that one user's jobs may hold at once, *=devices for everybody "
                   "without an entry; several after each other, over those of the file")
       ->type_name("");
+  app->add_option_function<std::vector<std::string>>(
+         "--device-profiles",
+         [given](const std::vector<std::string>& files) {
+           for (const std::string& file : files) given->add_device_profiles(file);
+         },
+         "files of `fathomctl profile`, by which steps are predicted")
+      ->type_name("");
   app->add_option_function<bool>(
          "--require-preflight", [given](bool v) { given->set_require_preflight(v); },
          "true or false: whether a node must pass a preflight before it gets ranks; default true")
@@ -132,6 +140,17 @@ void AddPolicyFlags(CLI::App* app, v1::CoordinatorConfig* given, std::vector<std
 }
 
 }  // namespace
+
+absl::StatusOr<std::vector<v1::DeviceProfile>> LoadProfiles(const v1::CoordinatorConfig& config) {
+  std::vector<v1::DeviceProfile> profiles;
+  for (const std::string& file : config.device_profiles()) {
+    v1::DeviceProfile& profile = profiles.emplace_back();
+    FATHOM_RETURN_IF_ERROR(WithContext(LoadYamlFile(file, &profile), "--device-profiles"));
+    FATHOM_RETURN_IF_ERROR(
+        WithContext(cluster::CheckProfile(profile), absl::StrCat("--device-profiles ", file)));
+  }
+  return profiles;
+}
 
 absl::StatusOr<std::optional<v1::CoordinatorConfig>> ParseCoordinatorFlags(
     int argc, const char* const* argv) {
@@ -180,6 +199,7 @@ absl::StatusOr<std::optional<v1::CoordinatorConfig>> ParseCoordinatorFlags(
   }
   v1::CoordinatorConfig config;
   if (!file.empty()) FATHOM_RETURN_IF_ERROR(LoadYamlFile(file, &config));
+  if (!given.device_profiles().empty()) config.clear_device_profiles();
   config.MergeFrom(given);
   if (!quotas.empty()) config.clear_quotas();
   for (const std::string& entry : quotas) {

@@ -4,10 +4,12 @@
 #define FATHOM_COORDINATOR_SERVICE_COORDINATOR_CONFIG_H_
 
 #include <optional>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "proto/fathom/v1/config.pb.h"
+#include "proto/fathom/v1/hardware.pb.h"
 
 namespace fathom {
 
@@ -21,6 +23,9 @@ absl::StatusOr<std::optional<v1::CoordinatorConfig>> ParseCoordinatorFlags(int a
 // directory, a mode or quota that makes no sense, TLS files that don't belong together, or a listen
 // address beyond loopback without TLS.
 absl::Status CompleteCoordinatorConfig(v1::CoordinatorConfig* config);
+
+// The files of `device_profiles`, checked. LoadYamlFile's and CheckProfile's codes.
+absl::StatusOr<std::vector<v1::DeviceProfile>> LoadProfiles(const v1::CoordinatorConfig& config);
 
 }  // namespace fathom
 

@@ -26,6 +26,8 @@ constexpr const MetricSpec* kJobMetrics[] = {&metrics::kJobStep,
                                              &metrics::kJobStepSeconds,
                                              &metrics::kStagePartSeconds,
                                              &metrics::kStageStepSeconds,
+                                             &metrics::kJobExpectedStepSeconds,
+                                             &metrics::kStageExpectedSeconds,
                                              &metrics::kJobBubbleRatio,
                                              &metrics::kJobMaxViolation,
                                              &metrics::kJobSentBytes,
@@ -177,6 +179,7 @@ void CoreMetrics::ExportJob(const CoordinatorCore& core, const DurableJob& job, 
     shown.tokens = tokens;
     registry_->Set(metrics::kJobTokensPerSecond, {id}, gang->TokensPerSecond());
     ExportStages(id, *gang);
+    ExportExpectation(id, core.FindExpectation(job.id));
   } else if (IsFinal(job.state)) {
     registry_->Set(metrics::kJobTokensPerSecond, {id}, 0);
   }
@@ -202,6 +205,20 @@ void CoreMetrics::ExportStep(const std::string& job, const v1::StepReport& step)
   registry_->Set(metrics::kJobLearningRate, {job}, step.learning_rate());
   registry_->Set(metrics::kJobStepSeconds, {job}, step.seconds());
   registry_->Set(metrics::kJobMaxViolation, {job}, step.max_violation());
+}
+
+// Of an older plan than the present one nothing is told.
+void CoreMetrics::ExportExpectation(const std::string& job, const Expectation* expectation) {
+  registry_->Remove(metrics::kJobExpectedStepSeconds, {job});
+  registry_->Remove(metrics::kStageExpectedSeconds, {job});
+  if (expectation == nullptr || expectation->prediction == nullptr) return;
+  const v1::Prediction& prediction = *expectation->prediction;
+  registry_->Set(metrics::kJobExpectedStepSeconds, {job}, prediction.step().seconds());
+  for (const v1::PredictedRank& rank : prediction.ranks()) {
+    const std::string label = absl::StrCat(rank.pipeline_rank());
+    registry_->Set(metrics::kStageExpectedSeconds, {job, label, "busy"}, rank.busy_s());
+    registry_->Set(metrics::kStageExpectedSeconds, {job, label, "wait"}, rank.idle_s());
+  }
 }
 
 void CoreMetrics::ExportStages(const std::string& job, const Gang& gang) {

@@ -36,6 +36,7 @@ class CoreMetrics {
   void ExportRecoveries(const DurableJob& job, Shown* shown);
   void ExportStep(const std::string& job, const v1::StepReport& step);
   void ExportStages(const std::string& job, const Gang& gang);
+  void ExportExpectation(const std::string& job, const Expectation* expectation);
   void ExportCluster(const CoordinatorCore& core, Moment now);
   void ExportSchedulability(const CoordinatorCore& core);
   void CountEvents(const CoordinatorCore& core);

@@ -7,6 +7,8 @@
 #include <cstdlib>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
@@ -43,7 +45,8 @@ absl::Status RunCoordinator(const v1::CoordinatorConfig& config, const sigset_t&
   options.config = config;
   options.clock = &clock;
   options.log = log.get();
-  options.planning = RealPlanning();
+  FATHOM_ASSIGN_OR_RETURN(std::vector<v1::DeviceProfile> profiles, LoadProfiles(config));
+  options.planning = RealPlanning(std::move(profiles));
   options.pid = ::getpid();
   options.say = say;
   FATHOM_ASSIGN_OR_RETURN(const auto service, CoordinatorService::Start(std::move(options)));

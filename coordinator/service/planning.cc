@@ -1,12 +1,14 @@
 #include "coordinator/service/planning.h"
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/model/model_config.h"
 #include "common/plan/job_resolve.h"
 #include "common/plan/plan_check.h"
 #include "common/plan/plan_layout.h"
+#include "coordinator/planner/expectation/plan_expectation.h"
 #include "coordinator/planner/planner.h"
 #include "coordinator/planner/replan.h"
 #include "coordinator/planner/stage_split.h"
@@ -59,7 +61,7 @@ std::vector<double> RankCosts(const v1::Plan& plan) {
 
 }  // namespace
 
-PlanningFunctions RealPlanning() {
+PlanningFunctions RealPlanning(std::vector<v1::DeviceProfile> profiles) {
   PlanningFunctions planning;
   planning.resolve = [](const v1::Job& job) { return plan::ResolveJob(job); };
   planning.make_plan = [](const std::string& job, uint64_t epoch, const v1::JobSpec& spec,
@@ -76,6 +78,10 @@ PlanningFunctions RealPlanning() {
   };
   planning.check_plan = plan::CheckPlan;
   planning.rank_costs = RankCosts;
+  planning.predict = [profiles = std::move(profiles)](const v1::Plan& plan,
+                                                      const std::vector<v1::Node>& nodes) {
+    return planner::ExpectPlan(plan, nodes, profiles);
+  };
   planning.replan = [](const ReplanInput& input) { return planner::Replan(RequestOf(input)); };
   planning.reshape = [](const ReplanInput& input) { return planner::Reshape(RequestOf(input)); };
   return planning;

@@ -2,11 +2,15 @@
 #ifndef FATHOM_COORDINATOR_SERVICE_PLANNING_H_
 #define FATHOM_COORDINATOR_SERVICE_PLANNING_H_
 
+#include <vector>
+
 #include "coordinator/core/placement.h"
+#include "proto/fathom/v1/hardware.pb.h"
 
 namespace fathom {
 
-PlanningFunctions RealPlanning();
+// `profiles` take the place of built-in ones of their kinds.
+PlanningFunctions RealPlanning(std::vector<v1::DeviceProfile> profiles = {});
 
 }  // namespace fathom
 
