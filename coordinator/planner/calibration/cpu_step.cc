@@ -275,6 +275,7 @@ absl::StatusOr<CpuStep> PredictCpuStep(const CpuJob& job, const schedule::Schedu
   CpuStep step;
   FATHOM_ASSIGN_OR_RETURN(step.stages, StagesFrom(job, std::move(passes), time));
   step.seconds = shared.makespan;
+  for (const SharedTimes::Rank& rank : shared.ranks) step.core_seconds += rank.work;
   step.simulation = LaneOf(schedule, shared);
   FillPeaks(schedule, &step.simulation);
   int busiest = 0;

@@ -56,6 +56,7 @@ struct CpuStage {
 struct CpuStep {
   std::vector<CpuStage> stages;
   double seconds = 0;
+  double core_seconds = 0;  // of all ranks together
   double reduce_s = 0;
   double optimizer_s = 0;
   double other_s = 0;
