@@ -61,7 +61,6 @@ std::vector<AskedAssumption> AssumptionsOf(const CostInput& input) {
                    "Llama 3 (arXiv 2407.21783, section 3.3.4) saw throughput vary by 1-2% with the "
                    "time of day, from clocks that follow temperature; the middle",
                    steady));
-  if (profile.op_times().ops_size() > 0) return out;
   if (input.layout.parallelism.expert() > 1) {
     Choices balanced;
     balanced.balanced = true;

@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "common/base/check.h"
 
@@ -178,10 +179,13 @@ BoundedTime ExchangeTime(const v1::DeviceProfile& profile, double nic_share,
   const double network_s = Seconds(bytes * spread.remote_domains, spread.network);
   const double scale_up_s =
       spread.ranks_per_domain > 1 ? Seconds(bytes * ScaleUpCopies(spread), spread.scale_up) : 0;
-  const double rate =
-      MeasuredRate(profile, load.kind == ExchangeKind::kDispatch ? "dispatch" : "combine",
-                   spread.domains) *
-      (spread.domains > 1 ? nic_share : 1);
+  const absl::string_view op = load.kind == ExchangeKind::kDispatch ? "dispatch" : "combine";
+  double rate = 0;
+  if (load.beside_compute) {
+    rate = MeasuredRate(profile, absl::StrCat(op, "_overlapped"), spread.domains);
+  }
+  if (rate <= 0) rate = MeasuredRate(profile, op, spread.domains);
+  if (spread.domains > 1) rate *= nic_share;
   const double logical = bytes * (spread.domains > 1 ? spread.token_domains : spread.token_ranks);
   const double measured_s = rate > 0 ? logical / rate : 0;
   const double latency_s = (spread.domains > 1 ? spread.network.latency_us : 0) * kMicro +
@@ -192,6 +196,13 @@ BoundedTime ExchangeTime(const v1::DeviceProfile& profile, double nic_share,
                       : over_network     ? Bound::kNetwork
                                          : Bound::kScaleUp;
   return {work_s + latency_s, bound};
+}
+
+double ExchangeMemoryBytes(const GroupSpread& spread, const ExchangeLoad& load) {
+  if (spread.ranks <= 1) return 0;
+  const double network = spread.domains > 1 ? 4 * spread.token_domains : 0;
+  return load.tokens * load.bytes_per_token * load.imbalance *
+         (1 + network + 3 * spread.token_ranks);
 }
 
 }  // namespace fathom::planner

@@ -6,6 +6,9 @@
 // reverse, summing at each hop (facts.md section 4). Within one domain there is no network. Where
 // the device has measured rates of such an exchange they count, else what its links reach.
 //
+// A profile may also carry rates of "dispatch_overlapped" and "combine_overlapped", measured while
+// other kernels compute; they count for exchanges beside compute.
+//
 // How many domains and ranks a token meets is an exact expectation: every set of `topk_group`
 // expert groups is as likely as any other, and every choice of experts within it.
 #ifndef FATHOM_COORDINATOR_PLANNER_COST_EXCHANGE_TIME_H_
@@ -51,11 +54,17 @@ struct ExchangeLoad {
   double tokens = 0;
   double bytes_per_token = 0;
   double imbalance = 1;  // of the rank with most, over the mean
+  bool beside_compute = false;
 };
 
 // `nic_share`: the pool's line rate over the profile's, at which the profile's rates were measured.
 BoundedTime ExchangeTime(const v1::DeviceProfile& profile, double nic_share,
                          const GroupSpread& spread, const ExchangeLoad& load);
+
+// What an exchange reads and writes in a device's memory, bytes: over the network a token is
+// written to the sender's buffer, read by its NIC, written by the peer's, and read to be handed on;
+// within the domain it is written by the peer, read, and written to its place.
+double ExchangeMemoryBytes(const GroupSpread& spread, const ExchangeLoad& load);
 
 }  // namespace fathom::planner
 

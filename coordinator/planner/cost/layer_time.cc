@@ -4,12 +4,10 @@
 #include <cstddef>
 #include <utility>
 
-#include "absl/status/status.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "common/base/status_util.h"
-#include "common/calibration/op_time_names.h"
 #include "common/model/expert_traffic.h"
 #include "common/model/parameter_layout.h"
 #include "coordinator/planner/cost/op_fusion.h"
@@ -19,6 +17,9 @@ namespace {
 
 using model::OpCall;
 using model::OpCalls;
+
+constexpr double kTile = 128;  // rows
+constexpr double kLeastMemoryShare = 0.5;
 
 // A pass of a mixture-of-experts layer's MLP, cut where its tokens travel.
 struct ExpertPass {
@@ -84,234 +85,190 @@ absl::StatusOr<LayerTimer> LayerTimer::Make(const model::ModelConfig& config,
                                             const model::MicroBatchShape& shape,
                                             model::Recomputation recomputation, DeviceSite site) {
   const v1::DeviceProfile& profile = *site.profile;
-  const bool measured = profile.op_times().ops_size() > 0;
   model::PrecisionRecipe used = recipe;
-  if (!measured && used.products == model::Format::kE4M3 && profile.fp8_tflops() <= 0) {
+  if (used.products == model::Format::kE4M3 && profile.fp8_tflops() <= 0) {
     FATHOM_ASSIGN_OR_RETURN(used, model::FindRecipe("bf16"));
   }
-  LayerTimer out(config, used, shape, recomputation, std::move(site));
-  if (measured) {
-    out.calibrated_.emplace(profile.op_times());
-    return out;
-  }
-  FATHOM_ASSIGN_OR_RETURN(OpRates rates, OpRates::Make(profile, used.products));
-  out.rates_.emplace(std::move(rates));
+  FATHOM_ASSIGN_OR_RETURN(OpRates rates, OpRates::Make(profile, used.products,
+                                                       {config.qk_head_dim(), config.v_head_dim}));
+  LayerTimer out(config, used, shape, recomputation, std::move(site), std::move(rates));
   const double units = std::max(1, profile.compute_units());
-  out.shares_.beside = std::max(1.0, units - profile.communication_units()) / units;
+  out.beside_.compute_units = std::max(1.0, units - profile.communication_units()) / units;
   return out;
 }
 
-absl::StatusOr<LayerTimer::PassSeconds> LayerTimer::Time(const std::string& name,
-                                                         const OpCalls& calls,
-                                                         NamedTimes* parts) const {
+OpCall LayerTimer::OnDevice(OpCall call) const {
+  if (ClassOf(call) != OpClass::kGroupedProduct) return call;
+  const auto rows = static_cast<double>(model::ExpertRowsOf(config_, shape_).rows);
+  call.flops *= 1 + (kTile - 1) / 2 / rows;
+  return call;
+}
+
+LayerTimer::PassSeconds LayerTimer::Time(const std::string& name, const OpCalls& calls,
+                                         NamedTimes* parts) const {
   PassSeconds out;
-  if (calibrated()) {
-    FATHOM_ASSIGN_OR_RETURN(out.alone, calibrated_->Seconds(calls));
-    out.beside = out.alone;
-    Count({out.alone, Bound::kCompute}, model::FlopsOf(calls), model::BytesOf(calls),
-          &(*parts)[name]);
-    return out;
-  }
   for (const OpCall& call : FusedCalls(calls, model::BytesOf(recipe_.activations))) {
-    const BoundedTime beside = rates_->TimeOf(call, shares_.beside);
+    const OpCall padded = OnDevice(call);
+    const BoundedTime beside = rates_.TimeOf(padded, beside_);
     out.beside += beside.seconds;
-    out.alone += rates_->TimeOf(call, shares_.alone).seconds;
+    out.alone += rates_.TimeOf(padded, DeviceShare()).seconds;
     Count(beside, call.flops, call.bytes, &(*parts)[absl::StrCat(name, SuffixOf(ClassOf(call)))]);
   }
   return out;
 }
 
-absl::Status LayerTimer::AddAttention(const model::PassOps& ops, LayerCost* cost) const {
-  NamedTimes* parts = &cost->parts;
-  FATHOM_ASSIGN_OR_RETURN(const PassSeconds forward, Time("attention forward", ops.forward, parts));
-  FATHOM_ASSIGN_OR_RETURN(const PassSeconds input,
-                          Time("attention backward", ops.backward_input, parts));
-  FATHOM_ASSIGN_OR_RETURN(const PassSeconds weight,
-                          Time("attention weights", ops.backward_weight, parts));
-  cost->beside.attention_forward += forward.beside;
-  cost->alone.attention_forward += forward.alone;
-  cost->beside.attention_backward += input.beside;
-  cost->alone.attention_backward += input.alone;
-  cost->beside.attention_weight += weight.beside;
-  cost->alone.attention_weight += weight.alone;
-  return absl::OkStatus();
+void LayerTimer::AddPass(const std::string& name, const OpCalls& calls, double LayerTimes::*time,
+                         LayerCost* cost) const {
+  const PassSeconds seconds = Time(name, calls, &cost->parts);
+  cost->beside.*time += seconds.beside;
+  cost->alone.*time += seconds.alone;
 }
 
-absl::Status LayerTimer::AddDense(const model::PassOps& ops, const char* name,
-                                  LayerCost* cost) const {
-  NamedTimes* parts = &cost->parts;
-  FATHOM_ASSIGN_OR_RETURN(const PassSeconds forward,
-                          Time(absl::StrCat(name, " forward"), ops.forward, parts));
-  FATHOM_ASSIGN_OR_RETURN(const PassSeconds input,
-                          Time(absl::StrCat(name, " backward"), ops.backward_input, parts));
-  FATHOM_ASSIGN_OR_RETURN(const PassSeconds weight,
-                          Time(absl::StrCat(name, " weights"), ops.backward_weight, parts));
-  cost->beside.mlp_forward += forward.beside;
-  cost->alone.mlp_forward += forward.alone;
-  cost->beside.mlp_backward += input.beside;
-  cost->alone.mlp_backward += input.alone;
-  cost->beside.mlp_weight += weight.beside;
-  cost->alone.mlp_weight += weight.alone;
-  return absl::OkStatus();
+void LayerTimer::AddAttention(const model::PassOps& ops, LayerCost* cost) const {
+  AddPass("attention forward", ops.forward, &LayerTimes::attention_forward, cost);
+  AddPass("attention backward", ops.backward_input, &LayerTimes::attention_backward, cost);
+  AddPass("attention weights", ops.backward_weight, &LayerTimes::attention_weight, cost);
 }
 
-absl::Status LayerTimer::AddExperts(const model::PassOps& ops, LayerCost* cost) const {
-  NamedTimes* parts = &cost->parts;
+void LayerTimer::AddDense(const model::PassOps& ops, const char* name, LayerCost* cost) const {
+  AddPass(absl::StrCat(name, " forward"), ops.forward, &LayerTimes::mlp_forward, cost);
+  AddPass(absl::StrCat(name, " backward"), ops.backward_input, &LayerTimes::mlp_backward, cost);
+  AddPass(absl::StrCat(name, " weights"), ops.backward_weight, &LayerTimes::mlp_weight, cost);
+}
+
+void LayerTimer::AddExpertPass(const OpCalls& calls, const Direction& direction, int64_t row_bytes,
+                               LayerCost* cost) const {
+  ExpertPass pass = Cut(calls);
+  pass.experts.insert(pass.experts.begin(),
+                      Permutation(pass.experts, static_cast<double>(row_bytes)));
+  const std::string suffix = absl::StrCat(" ", direction.name);
+  AddPass(absl::StrCat("router", suffix), pass.before, direction.attention, cost);
+  AddPass(absl::StrCat("shared expert", suffix), pass.shared, direction.shared, cost);
+  AddPass(absl::StrCat("experts", suffix), pass.experts, direction.mlp, cost);
+  AddPass(absl::StrCat("router", suffix), pass.after, direction.attention, cost);
+}
+
+void LayerTimer::AddExperts(const model::PassOps& ops, LayerCost* cost) const {
   const model::TokenBytes bytes = model::TokenBytesOf(config_, recipe_);
-  struct Times {
-    double* attention;
-    double* shared;
-    double* mlp;
-  };
-  const auto add = [&](const OpCalls& calls, const char* direction, double row_bytes,
-                       const Times& beside, const Times& alone) -> absl::Status {
-    ExpertPass pass = Cut(calls);
-    if (!calibrated()) {
-      pass.experts.insert(pass.experts.begin(), Permutation(pass.experts, row_bytes));
-    }
-    const auto one = [&](const char* what, const OpCalls& part, double* to_beside,
-                         double* to_alone) -> absl::Status {
-      FATHOM_ASSIGN_OR_RETURN(const PassSeconds time,
-                              Time(absl::StrCat(what, " ", direction), part, parts));
-      *to_beside += time.beside;
-      *to_alone += time.alone;
-      return absl::OkStatus();
-    };
-    FATHOM_RETURN_IF_ERROR(one("router", pass.before, beside.attention, alone.attention));
-    FATHOM_RETURN_IF_ERROR(one("shared expert", pass.shared, beside.shared, alone.shared));
-    FATHOM_RETURN_IF_ERROR(one("experts", pass.experts, beside.mlp, alone.mlp));
-    return one("router", pass.after, beside.attention, alone.attention);
-  };
-  LayerTimes& b = cost->beside;
-  LayerTimes& a = cost->alone;
-  const Times backward_beside = {&b.attention_backward, &b.shared_backward, &b.mlp_backward};
-  const Times backward_alone = {&a.attention_backward, &a.shared_backward, &a.mlp_backward};
-  FATHOM_RETURN_IF_ERROR(add(ops.forward, "forward", static_cast<double>(bytes.dispatch_forward),
-                             {&b.attention_forward, &b.shared_forward, &b.mlp_forward},
-                             {&a.attention_forward, &a.shared_forward, &a.mlp_forward}));
-  OpCalls backward = ops.backward_input;
+  const Direction forward = {"forward", &LayerTimes::attention_forward, &LayerTimes::shared_forward,
+                             &LayerTimes::mlp_forward};
+  const Direction backward = {"backward", &LayerTimes::attention_backward,
+                              &LayerTimes::shared_backward, &LayerTimes::mlp_backward};
+  AddExpertPass(ops.forward, forward, bytes.dispatch_forward, cost);
+  auto begin = ops.backward_input.begin();
   if (recomputation_ == model::Recomputation::kFull) {
-    const auto again = backward.begin() + static_cast<std::ptrdiff_t>(ops.forward.size());
-    FATHOM_RETURN_IF_ERROR(add({backward.begin(), again}, "backward",
-                               static_cast<double>(bytes.dispatch_forward), backward_beside,
-                               backward_alone));
-    backward.erase(backward.begin(), again);
+    const auto again = begin + static_cast<std::ptrdiff_t>(ops.forward.size());
+    AddExpertPass({begin, again}, backward, bytes.dispatch_forward, cost);
+    begin = again;
   }
-  FATHOM_RETURN_IF_ERROR(add(backward, "backward", static_cast<double>(bytes.combine_backward),
-                             backward_beside, backward_alone));
-  FATHOM_ASSIGN_OR_RETURN(const PassSeconds weight,
-                          Time("experts weights", ops.backward_weight, parts));
-  b.mlp_weight += weight.beside;
-  a.mlp_weight += weight.alone;
-  return AddExchange(cost);
+  AddExpertPass({begin, ops.backward_input.end()}, backward, bytes.combine_backward, cost);
+  AddPass("experts weights", ops.backward_weight, &LayerTimes::mlp_weight, cost);
+  AddExchange(cost);
 }
 
-absl::StatusOr<BoundedTime> LayerTimer::Exchange(ExchangeKind kind, double bytes_per_token) const {
-  const ExchangeLoad load = {kind, static_cast<double>(shape_.tokens()), bytes_per_token,
-                             shape_.imbalance};
-  if (!calibrated()) return ExchangeTime(*site_.profile, site_.nic_share, site_.spread, load);
-  if (site_.spread.ranks <= 1) return BoundedTime{};
-  const double bytes = load.tokens * load.bytes_per_token * site_.spread.token_ranks;
-  FATHOM_ASSIGN_OR_RETURN(const double seconds,
-                          calibrated_->Seconds(OpWork{
-                              .op = calibration::kExchange,
-                              .format = "",
-                              .count = static_cast<double>(site_.spread.ranks),
-                              .bytes = bytes * shape_.imbalance,
-                          }));
-  return BoundedTime{seconds, Bound::kMemory};
+ExchangeLoad LayerTimer::LoadOf(ExchangeKind kind, int64_t bytes_per_token) const {
+  return {.kind = kind,
+          .tokens = static_cast<double>(shape_.tokens()),
+          .bytes_per_token = static_cast<double>(bytes_per_token),
+          .imbalance = shape_.imbalance};
 }
 
-absl::Status LayerTimer::AddExchange(LayerCost* cost) const {
+void LayerTimer::AddExchange(LayerCost* cost) const {
   const model::TokenBytes bytes = model::TokenBytesOf(config_, recipe_);
   const auto add = [&](const char* name, ExchangeKind kind, int64_t bytes_per_token,
-                       double LayerTimes::*time) -> absl::Status {
-    FATHOM_ASSIGN_OR_RETURN(const BoundedTime one,
-                            Exchange(kind, static_cast<double>(bytes_per_token)));
-    cost->beside.*time += one.seconds;
-    cost->alone.*time += one.seconds;
-    if (one.seconds > 0) {
-      Count(one, 0,
-            static_cast<double>(shape_.tokens() * bytes_per_token) * site_.spread.token_domains,
+                       double LayerTimes::*time) {
+    ExchangeLoad load = LoadOf(kind, bytes_per_token);
+    cost->alone.*time += ExchangeTime(*site_.profile, site_.nic_share, site_.spread, load).seconds;
+    load.beside_compute = true;
+    const BoundedTime beside = ExchangeTime(*site_.profile, site_.nic_share, site_.spread, load);
+    cost->beside.*time += beside.seconds;
+    if (beside.seconds > 0) {
+      Count(beside, 0, load.tokens * load.bytes_per_token * site_.spread.token_domains,
             &cost->parts[name]);
     }
-    return absl::OkStatus();
   };
-  FATHOM_RETURN_IF_ERROR(add("dispatch forward", ExchangeKind::kDispatch, bytes.dispatch_forward,
-                             &LayerTimes::dispatch_forward));
-  FATHOM_RETURN_IF_ERROR(add("combine forward", ExchangeKind::kCombine, bytes.combine_forward,
-                             &LayerTimes::combine_forward));
+  add("dispatch forward", ExchangeKind::kDispatch, bytes.dispatch_forward,
+      &LayerTimes::dispatch_forward);
+  add("combine forward", ExchangeKind::kCombine, bytes.combine_forward,
+      &LayerTimes::combine_forward);
   if (recomputation_ == model::Recomputation::kFull) {
-    FATHOM_RETURN_IF_ERROR(add("dispatch again", ExchangeKind::kDispatch, bytes.dispatch_forward,
-                               &LayerTimes::combine_backward));
+    add("dispatch again", ExchangeKind::kDispatch, bytes.dispatch_forward,
+        &LayerTimes::combine_backward);
   }
-  FATHOM_RETURN_IF_ERROR(add("combine backward", ExchangeKind::kDispatch, bytes.combine_backward,
-                             &LayerTimes::combine_backward));
-  return add("dispatch backward", ExchangeKind::kCombine, bytes.dispatch_backward,
-             &LayerTimes::dispatch_backward);
+  add("combine backward", ExchangeKind::kDispatch, bytes.combine_backward,
+      &LayerTimes::combine_backward);
+  add("dispatch backward", ExchangeKind::kCombine, bytes.dispatch_backward,
+      &LayerTimes::dispatch_backward);
 }
 
-absl::StatusOr<std::vector<LayerCost>> LayerTimer::Cost(int64_t layer) const {
+double LayerTimer::MemoryShareBeside(const LayerCost& cost) const {
+  const model::TokenBytes bytes = model::TokenBytesOf(config_, recipe_);
+  double moved = 0;
+  for (const int64_t one : {bytes.dispatch_forward, bytes.combine_forward, bytes.combine_backward,
+                            bytes.dispatch_backward}) {
+    moved += ExchangeMemoryBytes(site_.spread, LoadOf(ExchangeKind::kDispatch, one));
+  }
+  const StreamTimes pair = OverlappedPair({cost.beside}, {cost.beside});
+  const double seconds = std::max(pair.compute_s, pair.communication_s);
+  return std::max(kLeastMemoryShare, 1 - rates_.MemorySeconds(moved) / seconds);
+}
+
+std::vector<LayerCost> LayerTimer::CostOnce(int64_t layer) const {
   const int64_t layers = config_.num_hidden_layers;
   const model::LayerOps ops = model::OpsOfLayer(config_, layer, shape_, recipe_, recomputation_);
   std::vector<LayerCost> out(1);
-  FATHOM_RETURN_IF_ERROR(AddAttention(ops.attention, &out[0]));
+  AddAttention(ops.attention, &out[0]);
   if (layer == model::kEmbeddingLayer) {
-    FATHOM_RETURN_IF_ERROR(AddDense(ops.mlp, "embedding", &out[0]));
+    AddDense(ops.mlp, "embedding", &out[0]);
   } else if (layer == layers) {
-    FATHOM_RETURN_IF_ERROR(AddDense(ops.mlp, "head", &out[0]));
+    AddDense(ops.mlp, "head", &out[0]);
   } else if (config_.is_moe_layer(layer)) {
-    FATHOM_RETURN_IF_ERROR(AddExperts(ops.mlp, &out[0]));
+    AddExperts(ops.mlp, &out[0]);
   } else {
-    FATHOM_RETURN_IF_ERROR(AddDense(ops.mlp, "dense mlp", &out[0]));
+    AddDense(ops.mlp, "dense mlp", &out[0]);
   }
   if (layer > layers) {
     out.emplace_back();
-    FATHOM_RETURN_IF_ERROR(AddDense(ops.head, "head", &out[1]));
+    AddDense(ops.head, "head", &out[1]);
   }
   return out;
 }
 
-absl::StatusOr<std::vector<const LayerCost*>> LayerTimer::Layer(int64_t layer) {
+std::vector<LayerCost> LayerTimer::Cost(int64_t layer) {
+  beside_.memory = 1;
+  std::vector<LayerCost> cost = CostOnce(layer);
+  if (cost[0].beside.dispatch_forward <= 0) return cost;
+  beside_.memory = MemoryShareBeside(cost[0]);
+  return CostOnce(layer);
+}
+
+std::vector<const LayerCost*> LayerTimer::Layer(int64_t layer) {
   // Dense layers are alike, and so are those with experts.
   int64_t kind = layer;
   if (layer >= 0 && layer < config_.num_hidden_layers) {
     kind = config_.is_moe_layer(layer) ? config_.first_k_dense_replace : 0;
   }
   auto found = known_.find(kind);
-  if (found == known_.end()) {
-    FATHOM_ASSIGN_OR_RETURN(std::vector<LayerCost> cost, Cost(kind));
-    found = known_.emplace(kind, std::move(cost)).first;
-  }
+  if (found == known_.end()) found = known_.emplace(kind, Cost(kind)).first;
   std::vector<const LayerCost*> out;
   for (const LayerCost& cost : found->second) out.push_back(&cost);
   return out;
 }
 
-absl::StatusOr<LayerCost> LayerTimer::Copies(bool has_embedding, bool has_head) const {
-  LayerCost out;
-  FATHOM_RETURN_IF_ERROR(AddDense(
-      model::StageCopies(config_, has_embedding, has_head, shape_, recipe_), "copies", &out));
-  return out;
-}
-
-absl::StatusOr<double> LayerTimer::RefreshSeconds(int64_t layer) const {
-  const OpCalls calls = model::RefreshOps(config_, layer, shape_.expert_ranks, recipe_);
-  if (calibrated()) return calibrated_->Seconds(calls);
+double LayerTimer::RefreshSeconds(int64_t layer) const {
   double seconds = 0;
-  for (const OpCall& call : calls) seconds += rates_->TimeOf(call, 1).seconds;
+  for (const OpCall& call : model::RefreshOps(config_, layer, shape_.expert_ranks, recipe_)) {
+    seconds += rates_.TimeOf(call, DeviceShare()).seconds;
+  }
   return seconds;
 }
 
-absl::StatusOr<double> LayerTimer::UpdateSeconds(double parameters) const {
+double LayerTimer::UpdateSeconds(double parameters) const {
   // Gradient read; master and both moments read and written; the compute copy written.
   const auto moment = static_cast<double>(model::BytesOf(recipe_.optimizer_moments));
   const auto weight = static_cast<double>(model::BytesOf(recipe_.activations));
-  const double bytes = parameters * (4 + 2 * 4 + 2 * 2 * moment + weight);
-  if (calibrated()) {
-    return calibrated_->Seconds(OpWork{.op = "AdamW", .format = "", .bytes = bytes});
-  }
-  return rates_->MemorySeconds(bytes) + rates_->launch_s();
+  return rates_.MemorySeconds(parameters * (4 + 2 * 4 + 2 * 2 * moment + weight)) +
+         rates_.launch_s();
 }
 
 }  // namespace fathom::planner

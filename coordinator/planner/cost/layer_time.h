@@ -2,14 +2,17 @@
 // op list (common/model/layer_ops) and its exchange of tokens come to.
 //
 // What must be done before tokens can be dispatched (norm, router) counts with attention, and so
-// does what follows the combine (residual). On a device whose profile carries op times measured on
-// it, those count; else the roofline of op_rate, over the calls as op_fusion joins them.
+// does what follows the combine (residual). Ops take what op_rate says, of the calls as op_fusion
+// joins them, with each expert's rows padded to whole tiles of 128 (facts.md section 5), half a
+// tile on average.
+//
+// Beside the exchange, compute has the compute units that communication leaves it, and of the
+// memory's bandwidth what the exchange's own copies leave, spread over the layer.
 #ifndef FATHOM_COORDINATOR_PLANNER_COST_LAYER_TIME_H_
 #define FATHOM_COORDINATOR_PLANNER_COST_LAYER_TIME_H_
 
 #include <cstdint>
 #include <map>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,7 +20,6 @@
 #include "common/model/layer_ops.h"
 #include "common/model/model_config.h"
 #include "common/model/precision_recipe.h"
-#include "coordinator/planner/calibration/calibrated_time.h"
 #include "coordinator/planner/cost/exchange_time.h"
 #include "coordinator/planner/cost/op_rate.h"
 #include "coordinator/planner/cost/pair_overlap.h"
@@ -58,27 +60,18 @@ class LayerTimer {
                                          model::Recomputation recomputation, DeviceSite site);
 
   // `layer` as in ParameterSpec. One for the MTP module comes in two: itself, and its pass of the
-  // head. NOT_FOUND: the op times miss an op.
-  absl::StatusOr<std::vector<const LayerCost*>> Layer(int64_t layer);
-
-  // What a stage adds on machines whose op times are measured: copies of its messages.
-  absl::StatusOr<LayerCost> Copies(bool has_embedding, bool has_head) const;
+  // head.
+  std::vector<const LayerCost*> Layer(int64_t layer);
 
   // Once a step: FP8 copies of the layer's weights.
-  absl::StatusOr<double> RefreshSeconds(int64_t layer) const;
+  double RefreshSeconds(int64_t layer) const;
   // Update of so many parameters that this device owns.
-  absl::StatusOr<double> UpdateSeconds(double parameters) const;
+  double UpdateSeconds(double parameters) const;
 
-  // Whether times are measured ones of a machine, on which exchange is work too.
-  bool calibrated() const { return calibrated_.has_value(); }
   const DeviceSite& site() const { return site_; }
   const model::PrecisionRecipe& recipe() const { return recipe_; }
 
  private:
-  struct Shares {
-    double beside = 1;
-    double alone = 1;
-  };
   struct PassSeconds {
     double beside = 0;
     double alone = 0;
@@ -86,30 +79,46 @@ class LayerTimer {
 
   LayerTimer(const model::ModelConfig& config, const model::PrecisionRecipe& recipe,
              const model::MicroBatchShape& shape, model::Recomputation recomputation,
-             DeviceSite site)
+             DeviceSite site, OpRates rates)
       : config_(config),
         recipe_(recipe),
         shape_(shape),
         recomputation_(recomputation),
-        site_(std::move(site)) {}
+        site_(std::move(site)),
+        rates_(std::move(rates)) {}
 
-  absl::StatusOr<std::vector<LayerCost>> Cost(int64_t layer) const;
-  absl::StatusOr<PassSeconds> Time(const std::string& name, const model::OpCalls& calls,
-                                   NamedTimes* parts) const;
-  absl::Status AddAttention(const model::PassOps& ops, LayerCost* cost) const;
-  absl::Status AddDense(const model::PassOps& ops, const char* name, LayerCost* cost) const;
-  absl::Status AddExperts(const model::PassOps& ops, LayerCost* cost) const;
-  absl::Status AddExchange(LayerCost* cost) const;
-  absl::StatusOr<BoundedTime> Exchange(ExchangeKind kind, double bytes_per_token) const;
+  std::vector<LayerCost> Cost(int64_t layer);
+  std::vector<LayerCost> CostOnce(int64_t layer) const;
+  // What is left of the memory's bandwidth beside the exchange of a layer that takes so long.
+  double MemoryShareBeside(const LayerCost& cost) const;
+  model::OpCall OnDevice(model::OpCall call) const;
+  PassSeconds Time(const std::string& name, const model::OpCalls& calls, NamedTimes* parts) const;
+  // Where a pass of experts counts.
+  struct Direction {
+    const char* name;
+    double LayerTimes::*attention;
+    double LayerTimes::*shared;
+    double LayerTimes::*mlp;
+  };
+
+  void AddPass(const std::string& name, const model::OpCalls& calls, double LayerTimes::*time,
+               LayerCost* cost) const;
+  // `row_bytes`: of a dispatched token.
+  void AddExpertPass(const model::OpCalls& calls, const Direction& direction, int64_t row_bytes,
+                     LayerCost* cost) const;
+  void AddAttention(const model::PassOps& ops, LayerCost* cost) const;
+  void AddDense(const model::PassOps& ops, const char* name, LayerCost* cost) const;
+  void AddExperts(const model::PassOps& ops, LayerCost* cost) const;
+  void AddExchange(LayerCost* cost) const;
+  ExchangeLoad LoadOf(ExchangeKind kind, int64_t bytes_per_token) const;
 
   const model::ModelConfig& config_;
   model::PrecisionRecipe recipe_;
   model::MicroBatchShape shape_;
   model::Recomputation recomputation_;
   DeviceSite site_;
-  Shares shares_;
-  std::optional<OpRates> rates_;
-  std::optional<CalibratedTime> calibrated_;
+  DeviceShare beside_;  // communication
+  OpRates rates_;
   std::map<int64_t, std::vector<LayerCost>> known_;  // by the first layer of a kind
 };
 

@@ -40,6 +40,27 @@ size_t IndexOf(model::Format format) {
   return format == model::Format::kBf16 ? 1 : 2;
 }
 
+bool IsOf(const v1::MeasuredRate& rate, const HeadWidths& widths) {
+  return rate.n() == widths.keys && rate.k() == widths.values;
+}
+
+bool HasOf(const v1::DeviceProfile& profile, absl::string_view op, const HeadWidths& widths) {
+  for (const v1::MeasuredRate& rate : profile.rates()) {
+    if (rate.op() == op && IsOf(rate, widths)) return true;
+  }
+  return false;
+}
+
+// Two products forward, of keys and of values; five backward, three of keys.
+double ForwardPadding(const HeadWidths& widths) {
+  const auto padded = static_cast<double>(std::max(widths.keys, widths.values));
+  return 2 * padded / static_cast<double>(widths.keys + widths.values);
+}
+double BackwardPadding(const HeadWidths& widths) {
+  const auto padded = static_cast<double>(std::max(widths.keys, widths.values));
+  return 5 * padded / static_cast<double>(3 * widths.keys + 2 * widths.values);
+}
+
 bool IsFormat(const v1::MeasuredRate& rate, absl::string_view format) {
   return rate.format().empty() || rate.format() == format;
 }
@@ -72,7 +93,8 @@ OpClass ClassOf(const model::OpCall& call) {
   return OpClass::kMemory;
 }
 
-absl::StatusOr<OpRates> OpRates::Make(const v1::DeviceProfile& profile, model::Format products) {
+absl::StatusOr<OpRates> OpRates::Make(const v1::DeviceProfile& profile, model::Format products,
+                                      HeadWidths widths) {
   OpRates out;
   out.bf16_peak_ = profile.bf16_tflops() * kTera;
   out.fp8_peak_ = profile.fp8_tflops() * kTera;
@@ -87,6 +109,10 @@ absl::StatusOr<OpRates> OpRates::Make(const v1::DeviceProfile& profile, model::F
   };
   if (out.bf16_peak_ <= 0) return missing("bf16_tflops");
   if (products == model::Format::kE4M3 && out.fp8_peak_ <= 0) return missing("fp8_tflops");
+  const std::array<bool, 2> exact = {HasOf(profile, kRateNames[2], widths),
+                                     HasOf(profile, kRateNames[3], widths)};
+  if (!exact[0]) out.attention_padding_[0] = ForwardPadding(widths);
+  if (!exact[1]) out.attention_padding_[1] = BackwardPadding(widths);
   for (const v1::MeasuredRate& rate : profile.rates()) {
     if (rate.op() == "memory") {
       out.memory_bytes_per_second_ = std::max(out.memory_bytes_per_second_, rate.rate() * kGiga);
@@ -94,6 +120,7 @@ absl::StatusOr<OpRates> OpRates::Make(const v1::DeviceProfile& profile, model::F
     for (size_t op = 0; op < kRateNames.size(); ++op) {
       if (rate.op() != kRateNames[op]) continue;
       const bool attention = op >= static_cast<size_t>(OpClass::kAttentionForward);
+      if (attention && exact[op - 2] != IsOf(rate, widths)) continue;
       const std::array<double, 3> shape = {Log(rate.m()), attention ? 0 : Log(rate.n()),
                                            attention ? 0 : Log(rate.k())};
       for (size_t format = 0; format < kFormats.size(); ++format) {
@@ -151,18 +178,27 @@ double OpRates::Efficiency(OpClass op, model::Format format, int64_t m, int64_t 
   return sum / weights;
 }
 
-BoundedTime OpRates::TimeOf(const model::OpCall& call, double share) const {
+double OpRates::AttentionRate(const model::OpCall& call, OpClass op) const {
+  const size_t which = op == OpClass::kAttentionForward ? 0 : 1;
+  return Peak(call.format) * Efficiency(op, call.format, call.k, 0, 0) / attention_padding_[which];
+}
+
+double OpRates::ProductRate(const model::OpCall& call, OpClass op, double units) const {
+  const int64_t tiles = ((call.m + kTile - 1) / kTile) * ((call.n + kTile - 1) / kTile) *
+                        (call.grouped ? call.count : 1);
+  return Peak(call.format) * Efficiency(op, call.format, call.m, call.n, call.k) *
+         std::min(1.0, static_cast<double>(tiles) / units);
+}
+
+BoundedTime OpRates::TimeOf(const model::OpCall& call, const DeviceShare& share) const {
   const OpClass op = ClassOf(call);
-  const double memory_s = MemorySeconds(call.bytes);
+  const double memory_s = MemorySeconds(call.bytes) / share.memory;
   double compute_s = 0;
-  if (op != OpClass::kMemory) {
-    double rate = Peak(call.format) * Efficiency(op, call.format, call.m, call.n, call.k) * share;
-    if (op == OpClass::kProduct || op == OpClass::kGroupedProduct) {
-      const int64_t tiles = ((call.m + kTile - 1) / kTile) * ((call.n + kTile - 1) / kTile) *
-                            (call.grouped ? call.count : 1);
-      rate *= std::min(1.0, static_cast<double>(tiles) / (compute_units_ * share));
-    }
-    compute_s = call.flops / rate;
+  if (op == OpClass::kAttentionForward || op == OpClass::kAttentionBackward) {
+    compute_s = call.flops / (AttentionRate(call, op) * share.compute_units);
+  } else if (op != OpClass::kMemory) {
+    compute_s = call.flops /
+                (ProductRate(call, op, compute_units_ * share.compute_units) * share.compute_units);
   }
   const double calls = call.grouped ? 1 : static_cast<double>(call.count);
   const double launch_s = calls * launch_s_;

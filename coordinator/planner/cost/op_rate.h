@@ -5,9 +5,13 @@
 // that was not measured it is the mean over the measured ones of that op and format, weighted by
 // 1/d^2, d being the distance of the logarithms of m, n and k: it equals a measured one at its
 // shape and never leaves their range. A product with fewer 128 x 128 tiles of output than the
-// device has compute units leaves the others idle. Attention goes by its rows alone. A measured
-// rate is that of the whole device: with a share of the compute units, arithmetic takes as much
-// longer; memory does not.
+// device has compute units leaves the others idle. A measured rate is that of the whole device:
+// with a share of the compute units, arithmetic takes as much longer, and with a share of the
+// memory's bandwidth what moves bytes.
+//
+// Attention goes by the sequence's length, and by the widths of heads (n, k of its rates): where no
+// rate of exactly those is known, values are padded to the keys' width, as kernels of one width ask
+// for and DeepSeek's public modelling code does (modeling_deepseek.py: 128 padded to 192).
 #ifndef FATHOM_COORDINATOR_PLANNER_COST_OP_RATE_H_
 #define FATHOM_COORDINATOR_PLANNER_COST_OP_RATE_H_
 
@@ -39,20 +43,32 @@ enum class OpClass : uint8_t {
 };
 OpClass ClassOf(const model::OpCall& call);
 
+struct HeadWidths {
+  int64_t keys = 0;
+  int64_t values = 0;
+};
+
+// What an op has of the device.
+struct DeviceShare {
+  double compute_units = 1;
+  double memory = 1;  // bandwidth
+};
+
 class OpRates {
  public:
   // INVALID_ARGUMENT: the profile has no rate for a product in `products`, for attention or for
-  // memory; says which to give. Grouped products fall back on plain ones, and a format
-  // on BF16 or FP8, with the same efficiency.
-  static absl::StatusOr<OpRates> Make(const v1::DeviceProfile& profile, model::Format products);
+  // memory; says which to give. Grouped products fall back on plain ones, and a format on BF16 or
+  // FP8, with the same efficiency.
+  static absl::StatusOr<OpRates> Make(const v1::DeviceProfile& profile, model::Format products,
+                                      HeadWidths widths);
 
-  // `share`: of the compute units, that work on it.
-  BoundedTime TimeOf(const model::OpCall& call, double share) const;
+  BoundedTime TimeOf(const model::OpCall& call, const DeviceShare& share) const;
   // What `bytes` read and written take.
   double MemorySeconds(double bytes) const { return bytes / memory_bytes_per_second_; }
+  double memory_bytes_per_second() const { return memory_bytes_per_second_; }
   double launch_s() const { return launch_s_; }
 
-  // Of the format's peak.
+  // Of the format's peak; attention by m, the sequence's length.
   double Efficiency(OpClass op, model::Format format, int64_t m, int64_t n, int64_t k) const;
 
  private:
@@ -65,6 +81,8 @@ class OpRates {
   OpRates() = default;
   const Points& PointsOf(OpClass op, model::Format format) const;
   double Peak(model::Format format) const;
+  double AttentionRate(const model::OpCall& call, OpClass op) const;
+  double ProductRate(const model::OpCall& call, OpClass op, double units) const;
 
   double bf16_peak_ = 0;  // FLOP/s
   double fp8_peak_ = 0;
@@ -74,6 +92,7 @@ class OpRates {
   double launch_s_ = 0;
   // By format (FP8, BF16, FP32) and OpClass up to attention.
   std::array<std::array<Points, 4>, 3> points_;
+  std::array<double, 2> attention_padding_{1, 1};  // operations done over those asked for
 };
 
 }  // namespace fathom::planner

@@ -60,15 +60,6 @@ double NicShare(const v1::Pool& pool, const v1::DeviceProfile& profile) {
   return pool.nic_gigabits_per_second() * pool.nics_per_node() / pool.devices_per_node() / usual;
 }
 
-// Ops of one core: nothing runs beside them.
-StreamTimes OneAfterTheOther(const StreamTimes& a, const StreamTimes& b) {
-  return {a.seconds + b.seconds, a.compute_s + b.compute_s, a.communication_s + b.communication_s};
-}
-
-StreamTimes InOneStream(const StreamTimes& times) {
-  return {times.compute_s + times.communication_s, times.compute_s, times.communication_s};
-}
-
 void KeepSlower(const schedule::StageCosts& costs, schedule::StageCosts* slowest) {
   slowest->forward = std::max(slowest->forward, costs.forward);
   slowest->backward = std::max(slowest->backward, costs.backward);
@@ -84,15 +75,9 @@ struct Alone {
   StreamTimes weight;
 };
 
-Alone TimesAlone(const std::vector<LayerTimes>& layers, bool one_stream) {
-  Alone out = {ForwardAlone(layers), BackwardAlone(layers), BackwardInputAlone(layers),
-               WeightAlone(layers)};
-  if (one_stream) {
-    for (StreamTimes* times : {&out.forward, &out.backward, &out.backward_input, &out.weight}) {
-      *times = InOneStream(*times);
-    }
-  }
-  return out;
+Alone TimesAlone(const std::vector<LayerTimes>& layers) {
+  return {ForwardAlone(layers), BackwardAlone(layers), BackwardInputAlone(layers),
+          WeightAlone(layers)};
 }
 
 }  // namespace
@@ -132,6 +117,15 @@ absl::Status CheckCostInput(const CostInput& input, bool with_stages) {
   return absl::OkStatus();
 }
 
+model::MicroBatchShape MicroBatchOf(const CostInput& input) {
+  model::MicroBatchShape out;
+  out.sequences = input.layout.micro_batch_sequences;
+  out.sequence_length = input.layout.sequence_length;
+  out.expert_ranks = input.layout.parallelism.expert();
+  if (out.expert_ranks > 1) out.imbalance = input.layout.imbalance;
+  return out;
+}
+
 const RankPlacement::Place& PlaceOf(const CostInput& input, int64_t replica, int64_t expert_rank,
                                     int64_t pipeline_rank) {
   const v1::Parallelism& shape = input.layout.parallelism;
@@ -149,11 +143,7 @@ absl::StatusOr<StageCostModel> StageCostModel::Make(const CostInput& input,
 absl::Status StageCostModel::AddSites(const ProfileChange& change) {
   const v1::Parallelism& shape = input_.layout.parallelism;
   const cluster::Topology& topology = input_.topology;
-  model::MicroBatchShape micro_batch;
-  micro_batch.sequences = input_.layout.micro_batch_sequences;
-  micro_batch.sequence_length = input_.layout.sequence_length;
-  micro_batch.expert_ranks = shape.expert();
-  micro_batch.imbalance = shape.expert() > 1 ? input_.layout.imbalance : 1;
+  const model::MicroBatchShape micro_batch = MicroBatchOf(input_);
   std::map<int, const v1::DeviceProfile*> profile_of_pool;
   // Groups whose ranks lie alike are timed once: by domain and leaf, numbered as they come.
   std::map<std::vector<int>, std::vector<int>> known;
@@ -240,12 +230,11 @@ std::vector<int> StageCostModel::SitesOf(int stage) const {
   return {out.begin(), out.end()};
 }
 
-absl::StatusOr<StageCostModel::StageLayers> StageCostModel::Times(
-    const std::vector<int64_t>& layers, LayerTimer* timer) const {
+StageCostModel::StageLayers StageCostModel::Times(const std::vector<int64_t>& layers,
+                                                  LayerTimer* timer) const {
   StageLayers out;
   for (const int64_t layer : layers) {
-    FATHOM_ASSIGN_OR_RETURN(const std::vector<const LayerCost*> costs, timer->Layer(layer));
-    for (const LayerCost* cost : costs) {
+    for (const LayerCost* cost : timer->Layer(layer)) {
       out.beside.push_back(cost->beside);
       out.alone.push_back(cost->alone);
       AddTo(cost->parts, &out.parts);
@@ -254,25 +243,14 @@ absl::StatusOr<StageCostModel::StageLayers> StageCostModel::Times(
   return out;
 }
 
-absl::StatusOr<StageTimes> StageCostModel::Stage(int stage) {
+StageTimes StageCostModel::Stage(int stage) {
   StageTimes out;
   out.costs = {0, 0, 0, 0, 0};
   const std::vector<int64_t> layers = LayersOf(stage);
   for (const int site : SitesOf(stage)) {
-    LayerTimer& timer = timers_[site];
-    FATHOM_ASSIGN_OR_RETURN(StageLayers times, Times(layers, &timer));
-    if (timer.calibrated()) {
-      FATHOM_ASSIGN_OR_RETURN(
-          const LayerCost copies,
-          timer.Copies(stage == 0,
-                       stage + 1 == static_cast<int>(input_.layout.stage_layers.size())));
-      times.beside.push_back(copies.beside);
-      times.alone.push_back(copies.alone);
-      AddTo(copies.parts, &times.parts);
-    }
-    const Alone alone = TimesAlone(times.alone, timer.calibrated());
-    StreamTimes pair = OverlappedPair(times.beside, times.beside);
-    if (timer.calibrated()) pair = OneAfterTheOther(alone.forward, alone.backward);
+    const StageLayers times = Times(layers, &timers_[site]);
+    const Alone alone = TimesAlone(times.alone);
+    const StreamTimes pair = OverlappedPair(times.beside, times.beside);
     const bool slowest = pair.seconds > out.costs.overlapped;
     KeepSlower({alone.forward.seconds, alone.backward.seconds, alone.backward_input.seconds,
                 alone.weight.seconds, pair.seconds},
@@ -285,33 +263,29 @@ absl::StatusOr<StageTimes> StageCostModel::Stage(int stage) {
   return out;
 }
 
-absl::StatusOr<StreamTimes> StageCostModel::Pair(int forward_stage, int backward_stage) {
+StreamTimes StageCostModel::Pair(int forward_stage, int backward_stage) {
   StreamTimes slowest;
   const std::vector<int64_t> forward_layers = LayersOf(forward_stage);
   const std::vector<int64_t> backward_layers = LayersOf(backward_stage);
   for (const int site : SitesOf(forward_stage)) {
-    LayerTimer& timer = timers_[site];
-    FATHOM_ASSIGN_OR_RETURN(const StageLayers forward, Times(forward_layers, &timer));
-    FATHOM_ASSIGN_OR_RETURN(const StageLayers backward, Times(backward_layers, &timer));
-    const StreamTimes pair = timer.calibrated()
-                                 ? OneAfterTheOther(InOneStream(ForwardAlone(forward.alone)),
-                                                    InOneStream(BackwardAlone(backward.alone)))
-                                 : OverlappedPair(forward.beside, backward.beside);
+    const StreamTimes pair = OverlappedPair(Times(forward_layers, &timers_[site]).beside,
+                                            Times(backward_layers, &timers_[site]).beside);
     if (pair.seconds > slowest.seconds) slowest = pair;
   }
   return slowest;
 }
 
-absl::StatusOr<schedule::StageCosts> StageCostModel::LayerShare(int64_t layer) {
+schedule::StageCosts StageCostModel::LayerShare(int64_t layer) {
   constexpr int kFew = 4;
   std::vector<int64_t> layers = {layer};
   if (layer == input_.config.num_hidden_layers) {
-    for (int64_t i = 1; i <= input_.config.num_nextn_predict_layers; ++i)
+    for (int64_t i = 1; i <= input_.config.num_nextn_predict_layers; ++i) {
       layers.push_back(layer + i);
+    }
   }
   schedule::StageCosts out = {0, 0, 0, 0, 0};
   for (LayerTimer& timer : timers_) {
-    FATHOM_ASSIGN_OR_RETURN(const StageLayers one, Times(layers, &timer));
+    const StageLayers one = Times(layers, &timer);
     // What the last of several adds, so that the exchange at a stage's ends doesn't count.
     schedule::StageCosts few[2];
     for (int more = 0; more < 2; ++more) {
@@ -320,11 +294,9 @@ absl::StatusOr<schedule::StageCosts> StageCostModel::LayerShare(int64_t layer) {
         many.beside.insert(many.beside.end(), one.beside.begin(), one.beside.end());
         many.alone.insert(many.alone.end(), one.alone.begin(), one.alone.end());
       }
-      const Alone alone = TimesAlone(many.alone, timer.calibrated());
-      const double pair = timer.calibrated() ? alone.forward.seconds + alone.backward.seconds
-                                             : OverlappedPair(many.beside, many.beside).seconds;
+      const Alone alone = TimesAlone(many.alone);
       few[more] = {alone.forward.seconds, alone.backward.seconds, alone.backward_input.seconds,
-                   alone.weight.seconds, pair};
+                   alone.weight.seconds, OverlappedPair(many.beside, many.beside).seconds};
     }
     KeepSlower({few[1].forward - few[0].forward, few[1].backward - few[0].backward,
                 few[1].backward_input - few[0].backward_input, few[1].weight - few[0].weight,

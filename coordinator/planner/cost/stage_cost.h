@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/cluster/topology.h"
+#include "common/model/layer_ops.h"
 #include "common/model/model_config.h"
 #include "common/model/precision_recipe.h"
 #include "common/schedule/step_costs.h"
@@ -34,6 +35,8 @@ struct CostInput {
 // INVALID_ARGUMENT: placement and layout contradict each other. `with_stages`: its stages too.
 absl::Status CheckCostInput(const CostInput& input, bool with_stages);
 
+model::MicroBatchShape MicroBatchOf(const CostInput& input);
+
 const RankPlacement::Place& PlaceOf(const CostInput& input, int64_t replica, int64_t expert_rank,
                                     int64_t pipeline_rank);
 
@@ -45,12 +48,12 @@ class StageCostModel {
   static absl::StatusOr<StageCostModel> Make(const CostInput& input,
                                              const ProfileChange& change = nullptr);
 
-  absl::StatusOr<StageTimes> Stage(int stage);
+  StageTimes Stage(int stage);
   // A forward of one stage with a full backward of another on the same rank.
-  absl::StatusOr<StreamTimes> Pair(int forward_stage, int backward_stage);
+  StreamTimes Pair(int forward_stage, int backward_stage);
   // One layer's share of a stage of several; `layer` as in ParameterSpec, the head's with the MTP
   // modules.
-  absl::StatusOr<schedule::StageCosts> LayerShare(int64_t layer);
+  schedule::StageCosts LayerShare(int64_t layer);
 
   // Kinds of device and surroundings that a pipeline rank has, over the replicas.
   std::vector<LayerTimer*> TimersOf(int pipeline_rank);
@@ -66,7 +69,7 @@ class StageCostModel {
 
   explicit StageCostModel(const CostInput& input) : input_(input) {}
   absl::Status AddSites(const ProfileChange& change);
-  absl::StatusOr<StageLayers> Times(const std::vector<int64_t>& layers, LayerTimer* timer) const;
+  StageLayers Times(const std::vector<int64_t>& layers, LayerTimer* timer) const;
   std::vector<int> RanksOf(int stage) const;
   std::vector<int> SitesOf(int stage) const;
 

@@ -5,7 +5,6 @@
 #include <set>
 #include <vector>
 
-#include "common/base/status_util.h"
 #include "common/model/parameter_layout.h"
 #include "coordinator/planner/cost/reduce_time.h"
 
@@ -91,8 +90,8 @@ Rings RingsOf(const CostInput& input, const std::vector<int>& holders) {
 
 }  // namespace
 
-absl::StatusOr<StepEnd> EndOfStep(const CostInput& input, const schedule::Schedule& schedule,
-                                  const schedule::Simulation& simulation, StageCostModel* stages) {
+StepEnd EndOfStep(const CostInput& input, const schedule::Schedule& schedule,
+                  const schedule::Simulation& simulation, StageCostModel* stages) {
   Parameters parameters(input.config, input.layout.parallelism.expert());
   const auto weight_bytes = static_cast<double>(model::BytesOf(input.recipe.activations));
   double summed = 0;  // when the last group has its sums
@@ -109,8 +108,7 @@ absl::StatusOr<StepEnd> EndOfStep(const CostInput& input, const schedule::Schedu
         const Held one = parameters.Of(layer);
         held.dense += one.dense;
         held.experts += one.experts;
-        FATHOM_ASSIGN_OR_RETURN(const double refresh, timer->RefreshSeconds(layer));
-        refresh_s += refresh;
+        refresh_s += timer->RefreshSeconds(layer);
       }
     }
     double finish = 0;
@@ -121,9 +119,8 @@ absl::StatusOr<StepEnd> EndOfStep(const CostInput& input, const schedule::Schedu
     gather_s =
         std::max(gather_s, ReduceScatterSeconds(rings.dense, held.dense * weight_bytes) +
                                ReduceScatterSeconds(rings.experts, held.experts * weight_bytes));
-    FATHOM_ASSIGN_OR_RETURN(
-        const double update,
-        timer->UpdateSeconds(held.dense / rings.dense.ranks + held.experts / rings.experts.ranks));
+    const double update =
+        timer->UpdateSeconds(held.dense / rings.dense.ranks + held.experts / rings.experts.ranks);
     update_s = std::max(update_s, update + refresh_s);
   }
   StepEnd out;

@@ -3,7 +3,6 @@
 #ifndef FATHOM_COORDINATOR_PLANNER_COST_STEP_END_H_
 #define FATHOM_COORDINATOR_PLANNER_COST_STEP_END_H_
 
-#include "absl/status/statusor.h"
 #include "common/schedule/compiled_schedule.h"
 #include "common/schedule/instruction.h"
 #include "coordinator/planner/cost/stage_cost.h"
@@ -17,8 +16,8 @@ struct StepEnd {
 
 // A group sums its gradients when all of its ranks have run their lists; nothing of it hides behind
 // instructions, as in worker/engine. `schedule` as the simulation's.
-absl::StatusOr<StepEnd> EndOfStep(const CostInput& input, const schedule::Schedule& schedule,
-                                  const schedule::Simulation& simulation, StageCostModel* stages);
+StepEnd EndOfStep(const CostInput& input, const schedule::Schedule& schedule,
+                  const schedule::Simulation& simulation, StageCostModel* stages);
 
 }  // namespace fathom::planner
 

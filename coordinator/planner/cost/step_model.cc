@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status_util.h"
+#include "coordinator/planner/calibration/cpu_step.h"
 #include "coordinator/planner/cost/assumptions.h"
 #include "coordinator/planner/cost/stage_cost.h"
 #include "coordinator/planner/cost/step_end.h"
@@ -56,7 +57,7 @@ double MessageSeconds(const CostInput& input) {
 }
 
 // Of every pair of stages that one rank may overlap.
-absl::StatusOr<std::vector<double>> PairCosts(const CostInput& input, StageCostModel* stages) {
+std::vector<double> PairCosts(const CostInput& input, StageCostModel* stages) {
   const int count = static_cast<int>(input.layout.stage_layers.size());
   const int ranks = input.layout.parallelism.pipeline();
   std::vector<double> out(static_cast<size_t>(count) * count, -1);
@@ -64,8 +65,7 @@ absl::StatusOr<std::vector<double>> PairCosts(const CostInput& input, StageCostM
     for (int b = 0; b < count; ++b) {
       const int rank = f % ranks;
       if (b % ranks != rank && b % ranks != ranks - 1 - rank) continue;
-      FATHOM_ASSIGN_OR_RETURN(const StreamTimes pair, stages->Pair(f, b));
-      out[static_cast<size_t>(f) * count + b] = pair.seconds;
+      out[static_cast<size_t>(f) * count + b] = stages->Pair(f, b).seconds;
     }
   }
   return out;
@@ -118,6 +118,88 @@ void FillBreakdown(const schedule::Schedule& schedule, StepTimes* step) {
       busy + parts.bubble_s() + parts.reduce_s() + parts.optimizer_s() + parts.other_s();
 }
 
+// --- Machines whose op times are measured: CPU ranks (coordinator/planner/calibration) ---
+
+// The op times to go by: null where times come from rates. INVALID_ARGUMENT: some devices have
+// them and others don't.
+absl::StatusOr<const v1::OpTimes*> OpTimesOf(const CostInput& input) {
+  const auto& places = input.placement.places;
+  const v1::DeviceProfile& first = input.topology.profile_of(places[0].node);
+  for (const RankPlacement::Place& place : places) {
+    const v1::DeviceProfile& profile = input.topology.profile_of(place.node);
+    if ((profile.op_times().ops_size() > 0) != (first.op_times().ops_size() > 0)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "ranks on ", first.kind(), " and on ", profile.kind(),
+          " can't be timed together: one has op_times, the other rates; place them in one pool"));
+    }
+  }
+  return first.op_times().ops_size() > 0 ? &first.op_times() : nullptr;
+}
+
+CpuJob CpuJobOf(const CostInput& input) {
+  CpuJob job;
+  job.config = &input.config;
+  job.recipe = &input.recipe;
+  job.parallelism = input.layout.parallelism;
+  job.stage_layers = input.layout.stage_layers;
+  job.micro_batch = MicroBatchOf(input);
+  job.recomputation = input.layout.recomputation;
+  job.snapshots = input.layout.snapshots_on_buddy;
+  return job;
+}
+
+StageTimes FromCpu(CpuStage stage) {
+  StageTimes out;
+  out.costs = stage.costs;
+  out.compute_s = stage.costs.overlapped;
+  out.ops = std::move(stage.ops);
+  return out;
+}
+
+absl::StatusOr<std::vector<StageTimes>> CpuStages(const CpuJob& job, const v1::OpTimes& times) {
+  FATHOM_ASSIGN_OR_RETURN(std::vector<CpuStage> stages, CpuTimesOfStages(job, times));
+  std::vector<StageTimes> out;
+  for (CpuStage& stage : stages) out.push_back(FromCpu(std::move(stage)));
+  return out;
+}
+
+// Each layer on a stage of its own, and the ends on theirs.
+absl::StatusOr<std::vector<schedule::StageCosts>> CpuLayers(const CostInput& input,
+                                                            const v1::OpTimes& times) {
+  CpuJob job = CpuJobOf(input);
+  job.stage_layers.assign(input.config.num_hidden_layers + 2, 1);
+  job.stage_layers.front() = 0;
+  job.stage_layers.back() = 0;
+  FATHOM_ASSIGN_OR_RETURN(const std::vector<CpuStage> stages, CpuTimesOfStages(job, times));
+  std::vector<schedule::StageCosts> out;
+  for (const CpuStage& stage : stages) out.push_back(stage.costs);
+  return out;
+}
+
+absl::StatusOr<StepTimes> CpuPrediction(const CostInput& input, const schedule::Schedule& schedule,
+                                        const v1::OpTimes& times) {
+  FATHOM_ASSIGN_OR_RETURN(CpuStep cpu,
+                          PredictCpuStep(CpuJobOf(input), schedule,
+                                         PlacesOn(input.topology, input.placement, times), times));
+  StepTimes step;
+  for (CpuStage& stage : cpu.stages) {
+    step.message_s = std::max(step.message_s, stage.message_s);
+    step.stages.push_back(FromCpu(std::move(stage)));
+    step.costs.stages.push_back(step.stages.back().costs);
+  }
+  step.costs.message_time = step.message_s;
+  step.reduce_s = cpu.reduce_s;
+  step.optimizer_s = cpu.optimizer_s;
+  step.other_s = cpu.other_s;
+  step.assumptions = std::move(cpu.assumptions);
+  step.simulation = std::move(cpu.simulation);
+  step.breakdown = cpu.breakdown;
+  step.seconds = cpu.seconds;
+  return step;
+}
+
+// --- Accelerators ---
+
 absl::StatusOr<StepTimes> PredictOnce(const CostInput& input, const schedule::Schedule& schedule,
                                       const schedule::CompiledSchedule& compiled,
                                       const Choices& choices) {
@@ -127,15 +209,14 @@ absl::StatusOr<StepTimes> PredictOnce(const CostInput& input, const schedule::Sc
   FATHOM_ASSIGN_OR_RETURN(StageCostModel stages, StageCostModel::Make(chosen, choices.profile));
   StepTimes step;
   for (int s = 0; s < schedule.stages; ++s) {
-    FATHOM_ASSIGN_OR_RETURN(StageTimes stage, stages.Stage(s));
-    step.costs.stages.push_back(stage.costs);
-    step.stages.push_back(std::move(stage));
+    step.stages.push_back(stages.Stage(s));
+    step.costs.stages.push_back(step.stages.back().costs);
   }
-  FATHOM_ASSIGN_OR_RETURN(step.costs.pairs, PairCosts(chosen, &stages));
+  step.costs.pairs = PairCosts(chosen, &stages);
   step.message_s = choices.free_messages ? 0 : MessageSeconds(chosen);
   step.costs.message_time = step.message_s;
   FATHOM_ASSIGN_OR_RETURN(step.simulation, compiled.Simulate(step.costs));
-  FATHOM_ASSIGN_OR_RETURN(const StepEnd end, EndOfStep(chosen, schedule, step.simulation, &stages));
+  const StepEnd end = EndOfStep(chosen, schedule, step.simulation, &stages);
   step.reduce_s = end.reduce_s;
   step.optimizer_s = end.optimizer_s;
   const double jitter = choices.steady ? 0 : kJitter;
@@ -153,11 +234,12 @@ absl::StatusOr<std::vector<StageTimes>> TimesOfStages(const model::ModelConfig& 
                                                       const RankPlacement& placement) {
   const CostInput input = {config, recipe, layout, topology, placement};
   FATHOM_RETURN_IF_ERROR(CheckCostInput(input, /*with_stages=*/true));
+  FATHOM_ASSIGN_OR_RETURN(const v1::OpTimes* times, OpTimesOf(input));
+  if (times != nullptr) return CpuStages(CpuJobOf(input), *times);
   FATHOM_ASSIGN_OR_RETURN(StageCostModel stages, StageCostModel::Make(input));
   std::vector<StageTimes> out;
   for (size_t s = 0; s < layout.stage_layers.size(); ++s) {
-    FATHOM_ASSIGN_OR_RETURN(StageTimes stage, stages.Stage(static_cast<int>(s)));
-    out.push_back(std::move(stage));
+    out.push_back(stages.Stage(static_cast<int>(s)));
   }
   return out;
 }
@@ -167,9 +249,10 @@ absl::StatusOr<std::vector<schedule::StageCosts>> TimesOfLayers(
     const LayoutShape& layout, const cluster::Topology& topology, const RankPlacement& placement) {
   const CostInput input = {config, recipe, layout, topology, placement};
   FATHOM_RETURN_IF_ERROR(CheckCostInput(input, /*with_stages=*/false));
+  FATHOM_ASSIGN_OR_RETURN(const v1::OpTimes* times, OpTimesOf(input));
+  if (times != nullptr) return CpuLayers(input, *times);
   FATHOM_ASSIGN_OR_RETURN(StageCostModel stages, StageCostModel::Make(input));
   std::vector<schedule::StageCosts> out;
-  schedule::StageCosts dense;
   for (int64_t layer = -1; layer <= config.num_hidden_layers; ++layer) {
     const bool again = layer > 0 && layer < config.num_hidden_layers &&
                        config.is_moe_layer(layer) == config.is_moe_layer(layer - 1);
@@ -177,8 +260,7 @@ absl::StatusOr<std::vector<schedule::StageCosts>> TimesOfLayers(
       out.push_back(out.back());
       continue;
     }
-    FATHOM_ASSIGN_OR_RETURN(const schedule::StageCosts one, stages.LayerShare(layer));
-    out.push_back(one);
+    out.push_back(stages.LayerShare(layer));
   }
   return out;
 }
@@ -191,6 +273,8 @@ absl::StatusOr<StepTimes> PredictStep(const model::ModelConfig& config,
   const CostInput input = {config, recipe, layout, topology, placement};
   FATHOM_RETURN_IF_ERROR(CheckCostInput(input, /*with_stages=*/true));
   FATHOM_RETURN_IF_ERROR(CheckSchedule(input, schedule));
+  FATHOM_ASSIGN_OR_RETURN(const v1::OpTimes* times, OpTimesOf(input));
+  if (times != nullptr) return CpuPrediction(input, schedule, *times);
   FATHOM_ASSIGN_OR_RETURN(const schedule::CompiledSchedule compiled,
                           schedule::CompiledSchedule::Make(schedule));
   FATHOM_ASSIGN_OR_RETURN(StepTimes step, PredictOnce(input, schedule, compiled, Choices()));

@@ -3,6 +3,9 @@
 // simulator), gradient reduction and the optimizer. No factor is fitted to a published total: all
 // that is taken for granted is listed, with its source and what it adds.
 //
+// On devices whose op times are measured (CPU ranks) coordinator/planner/calibration reckons
+// instead.
+//
 // The parts: op_rate (an op), op_fusion (which ops are one kernel), exchange_time (tokens to their
 // experts), layer_time (a layer), pair_overlap (a stage), reduce_time (the end of a step).
 #ifndef FATHOM_COORDINATOR_PLANNER_COST_STEP_MODEL_H_
