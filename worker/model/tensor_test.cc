@@ -106,5 +106,23 @@ TEST_F(TensorTest, ViewsOfRowsColumnsAndHeads_PointWhereTheyShould) {
   EXPECT_EQ(RowsOf(pool.Dense(0, 6, DType::kF64), 0, 0).data, nullptr);
 }
 
+TEST(TensorPool, BytesInUse_FollowHandlesAndRememberTheMost) {
+  const std::unique_ptr<kernels::Ops> ops = kernels::CreateReferenceOps();
+  TensorPool pool(ops.get());
+  Tensor first = pool.Dense(3, 5, kernels::DType::kF32);
+  EXPECT_EQ(pool.bytes().in_use, 60);
+  {
+    const Buffer second = pool.Bytes(1000);
+    const Tensor same = first;
+    EXPECT_EQ(pool.bytes().in_use, 1060);
+  }
+  EXPECT_EQ(pool.bytes().in_use, 60);
+  first = Tensor();
+  const Buffer reused = pool.Bytes(40);  // the block that held 60
+  EXPECT_EQ(pool.bytes().in_use, 40);
+  EXPECT_EQ(pool.bytes().peak, 1060);
+  EXPECT_GE(pool.bytes().allocated, 1060);
+}
+
 }  // namespace
 }  // namespace fathom::model
