@@ -12,9 +12,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
+#include "cli/pipeline_svg.h"
 #include "cli/render.h"
 #include "cli/schedule_costs.h"
+#include "cli/schedule_timeline.h"
 #include "cli/value.h"
+#include "common/base/atomic_file.h"
 #include "common/base/status_util.h"
 #include "common/schedule/compiled_schedule.h"
 #include "common/schedule/instruction.h"
@@ -223,6 +226,13 @@ absl::Status RunSchedule(const ScheduleOptions& options, Session& session) {
   costs.message_time = options.message_time;
   FATHOM_RETURN_IF_ERROR(CheckPrintable(options));
   FATHOM_ASSIGN_OR_RETURN(const Made made, Make(options, costs));
+  if (!options.svg.empty()) {
+    const PictureOptions picture = {.title = made.schedule.kind, .has_seconds = false};
+    FATHOM_RETURN_IF_ERROR(WithContext(
+        WriteFileAtomically(session.AbsolutePath(options.svg),
+                            PipelineSvg(TimelineOf(made.schedule, made.simulation), picture)),
+        "--svg"));
+  }
   if (session.for_people()) {
     PrintForPeople(made, session);
   } else {

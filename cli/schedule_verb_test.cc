@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -61,6 +62,16 @@ TEST_F(ScheduleVerbTest, DualPipeOfFourRanks_IsThePublishedOne) {
   EXPECT_EQ(json["ranks"].size(), 4u);
   EXPECT_EQ(json.size(), 4u);
   EXPECT_THAT(ctl.coordinator.addresses, IsEmpty());
+}
+
+TEST_F(ScheduleVerbTest, ASvgFile_HoldsThePicture) {
+  ASSERT_EQ(Schedule("dualpipe", 4, 8, {"--svg", "step.svg"}), kExitOk) << ctl.err();
+  std::ifstream file(ctl.folder() + "/step.svg");
+  const std::string svg{std::istreambuf_iterator<char>(file), {}};
+  EXPECT_THAT(svg, HasSubstr("<title>dualpipe</title>"));
+  EXPECT_THAT(svg, HasSubstr("F0.3|B1.1"));
+  EXPECT_EQ(Schedule("dualpipe", 4, 8, {"--svg", "no/such/folder.svg"}), kExitNotFound);
+  EXPECT_THAT(ctl.err(), HasSubstr("--svg: "));
 }
 
 // Played again from the printed lists alone: every rank's work at the given costs, and every
