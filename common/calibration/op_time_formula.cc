@@ -24,19 +24,21 @@ double CacheFactorOf(const v1::OpTime& entry, double bytes) {
 }  // namespace
 
 CallSums SumsOf(const model::OpCall& call) {
-  CallSums sums = {static_cast<double>(call.count), call.flops, call.bytes, 0};
+  CallSums sums = {static_cast<double>(call.count), call.flops, call.bytes, 0, 0};
   const std::string_view op = call.op;
   if (op == "Gemm" || op == "GemmFp8") {
     sums.operand_elements = sums.count * static_cast<double>(call.k) * static_cast<double>(call.n);
+  } else {
+    sums.rows = sums.count * static_cast<double>(call.m);
   }
   return sums;
 }
 
 double SecondsOf(const v1::OpTime& entry, const CallSums& calls) {
-  const double seconds = calls.count * entry.fixed_seconds() +
-                         calls.flops * entry.seconds_per_flop() +
-                         calls.bytes * entry.seconds_per_byte() +
-                         calls.operand_elements * entry.seconds_per_operand_element();
+  const double seconds =
+      calls.count * entry.fixed_seconds() + calls.flops * entry.seconds_per_flop() +
+      calls.bytes * entry.seconds_per_byte() + calls.rows * entry.seconds_per_row() +
+      calls.operand_elements * entry.seconds_per_operand_element();
   if (calls.count <= 0) return seconds;
   return seconds * CacheFactorOf(entry, calls.bytes / calls.count);
 }

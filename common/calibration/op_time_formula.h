@@ -13,6 +13,7 @@ struct CallSums {
   double flops = 0;
   double bytes = 0;
   double operand_elements = 0;  // k * n of products
+  double rows = 0;              // of all others
 };
 CallSums SumsOf(const model::OpCall& call);
 

@@ -29,14 +29,15 @@ struct Point {
 bool IsProduct(const OpShape& shape) { return shape.op == "Gemm" || shape.op == "GemmFp8"; }
 
 CallSums SumsOf(const OpShape& shape) {
-  return {1, shape.flops, shape.bytes,
-          IsProduct(shape) ? static_cast<double>(shape.k * shape.n) : 0};
+  CallSums sums = {1, shape.flops, shape.bytes, 0, 0};
+  (IsProduct(shape) ? sums.operand_elements : sums.rows) =
+      static_cast<double>(IsProduct(shape) ? shape.k * shape.n : shape.m);
+  return sums;
 }
 
 std::vector<double> FactorsOf(const OpShape& shape) {
-  std::vector<double> factors = {1, shape.flops, shape.bytes};
-  if (IsProduct(shape)) factors.push_back(static_cast<double>(shape.k * shape.n));
-  return factors;
+  const CallSums sums = SumsOf(shape);
+  return {1, sums.flops, sums.bytes, sums.operand_elements, sums.rows};
 }
 
 double Value(const std::vector<double>& x, const OpShape& shape) {
@@ -90,7 +91,8 @@ v1::OpTime Fit(const std::string& op, const std::string& format, const std::vect
   out.set_fixed_seconds(x[0]);
   out.set_seconds_per_flop(x[1]);
   out.set_seconds_per_byte(x[2]);
-  if (x.size() > 3) out.set_seconds_per_operand_element(x[3]);
+  out.set_seconds_per_operand_element(x[3]);
+  out.set_seconds_per_row(x[4]);
   for (const v1::CacheFactor& factor : curve) *out.add_cache() = factor;
   double error = 0;
   double shares = 0;
