@@ -293,8 +293,8 @@ def main(arguments):
     options = parser.parse_args(arguments)
     failed = 0
     if options.table:
-        print("| placement | ranks | micro-batches | activations | message | F / B / W / FB by stage "
-              "| searched | optimum |\n|---|---|---|---|---|---|---|---|")
+        print("| placement | ranks | micro-batches | activations | message "
+              "| F / B / W / FB by stage | searched | optimum |\n|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for number, case in enumerate(CASES):
             if options.only not in (None, number):
