@@ -124,7 +124,6 @@ double SearchProblem::RankBound(int rank) const {
   double last_forward = kNever;    // after its last forward
   double work = 0;
   double inputs = 0;  // work without weight gradients
-  double saves = 0;   // of a pair
   double forward = 0;
   double backward = 0;
   for (int track = 0; track < tracks_; ++track) {
@@ -139,23 +138,51 @@ double SearchProblem::RankBound(int rank) const {
     inputs += batches_ * (lane.forward + std::min(lane.backward_input, lane.backward));
     forward = std::max(forward, lane.forward);
     backward = std::max(backward, std::max(lane.backward, lane.backward_input + lane.weight));
-    for (int other = 0; other < tracks_; ++other) {
-      saves = std::max(saves, PairSaves(rank, other, track));
-    }
   }
-  if (saves <= 0) return head + std::max(work, inputs + tail);
+  const PairBound pairs = BoundOfPairs(rank);
+  if (pairs.each <= 0) return head + std::max(work, inputs + tail);
   // Until the first backward, forwards can only run alone, and after the last forward, backwards.
   // Either the rank idles there, or as many backwards as forwards miss their pair.
   const double lonely_forwards = first_backward - head;
-  const auto lost = [&](double alone) {
-    return alone * saves + std::max(lonely_forwards - alone * forward, 0.0) +
-           std::max(last_forward - alone * backward, 0.0);
+  const double most = static_cast<double>(batches_) * tracks_;
+  const auto takes = [&](double alone) {
+    alone = std::clamp(alone, 0.0, most);
+    return std::max(lonely_forwards - alone * forward, 0.0) +
+           std::max(last_forward - alone * backward, 0.0) -
+           std::min(pairs.all, (most - alone) * pairs.each);
   };
-  double least = lost(0);
-  if (forward > 0) least = std::min(least, lost(lonely_forwards / forward));
-  if (backward > 0) least = std::min(least, lost(last_forward / backward));
-  const double all = saves * batches_ * tracks_;
-  return head + work - all + std::min(least, all);
+  // Convex and made of straight pieces: least where two of them meet.
+  double least = std::min({takes(0), takes(most), takes(most - pairs.all / pairs.each)});
+  if (forward > 0) least = std::min(least, takes(lonely_forwards / forward));
+  if (backward > 0) least = std::min(least, takes(last_forward / backward));
+  return head + work + least;
+}
+
+SearchProblem::PairBound SearchProblem::BoundOfPairs(int rank) const {
+  const auto saves = [&](int forward, int backward) {
+    return std::max(PairSaves(rank, forward, backward), 0.0);
+  };
+  PairBound bound;
+  double by_forward = 0;
+  double by_backward = 0;
+  for (int track = 0; track < tracks_; ++track) {
+    double as_forward = 0;
+    double as_backward = 0;
+    for (int other = 0; other < tracks_; ++other) {
+      as_forward = std::max(as_forward, saves(track, other));
+      as_backward = std::max(as_backward, saves(other, track));
+    }
+    bound.each = std::max(bound.each, as_forward);
+    by_forward += as_forward;
+    by_backward += as_backward;
+  }
+  bound.all = std::min(by_forward, by_backward);
+  // Of two tracks either each pairs with itself or both with the other, or something between.
+  if (tracks_ == 2) {
+    bound.all = std::max(saves(0, 0) + saves(1, 1), saves(0, 1) + saves(1, 0));
+  }
+  bound.all *= batches_;
+  return bound;
 }
 
 double SearchProblem::LowerBound() const {

@@ -96,6 +96,12 @@ class SearchProblem {
     double after = 0;
   };
   Way WayOf(const Lane& lane) const;
+  // Most that pairs can save on a rank: each, and all together.
+  struct PairBound {
+    double each = 0;
+    double all = 0;
+  };
+  PairBound BoundOfPairs(int rank) const;
   double RankBound(int rank) const;
 
   const Schedule shape_;
