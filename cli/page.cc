@@ -144,8 +144,8 @@ std::string Heading(absl::string_view title) {
 
 std::string Paragraph(absl::string_view first, absl::string_view text) {
   const size_t margin = TextColumns(first);
-  const size_t columns = margin + kTextColumnsMin < kPageColumns ? kPageColumns - margin
-                                                                 : kTextColumnsMin;
+  const size_t columns =
+      margin + kTextColumnsMin < kPageColumns ? kPageColumns - margin : kTextColumnsMin;
   std::string out(first);
   bool more = false;
   for (const std::string& line : BrokenLines(text, columns)) {

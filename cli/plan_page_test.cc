@@ -59,36 +59,7 @@ void AddStages(v1::Prediction& prediction) {
   }
 }
 
-v1::Prediction Sample() {
-  v1::Prediction prediction;
-  prediction.set_job("deepseek-v3");
-  prediction.set_cluster("h800-256");
-  prediction.set_devices(2048);
-  prediction.add_profiles()->set_title("NVIDIA H800 SXM");
-  prediction.mutable_parameters()->set_total(671026419200);
-  prediction.mutable_parameters()->set_active(37600000000);
-  *prediction.mutable_layout() = Layout(16, 64, 2);
-  prediction.mutable_layout()->set_nodes(256);
-  prediction.mutable_layout()->set_leaves_per_expert_group(1);
-  prediction.mutable_step()->set_seconds(19.5);
-  v1::StepBreakdown& breakdown = *prediction.mutable_step()->mutable_breakdown();
-  breakdown.set_overlapped_s(15);
-  breakdown.set_forward_s(1.25);
-  breakdown.set_backward_s(0.5);
-  breakdown.set_weight_s(0.25);
-  breakdown.set_bubble_s(1.5);
-  breakdown.set_optimizer_s(0.4);
-  breakdown.set_reduce_s(0.6);
-  prediction.set_mfu_causal(0.4213);
-  prediction.set_mfu_noncausal(0.5);
-  prediction.set_tflops_causal(416.7);
-  prediction.set_tokens_per_step(62914560);
-  prediction.set_tokens_per_day(2.788e11);
-  prediction.set_gpu_hours_per_trillion_tokens(176300);
-  prediction.set_dollars_per_trillion_tokens(352600);
-  prediction.set_total_hours(1231.2);
-  prediction.set_total_gpu_hours(2521000);
-  prediction.set_total_dollars(5042000);
+void AddMemory(v1::Prediction& prediction) {
   v1::PredictedMemory& memory = *prediction.mutable_memory();
   memory.set_peak_bytes(71'200'000'000);
   memory.set_capacity_bytes(80'000'000'000);
@@ -100,7 +71,10 @@ v1::Prediction Sample() {
   };
   part("weights", 30'000'000'000);
   part("activations", 41'200'000'000);
-  AddStages(prediction);
+}
+
+// Limits, assumptions, search, survivability.
+void AddFindings(v1::Prediction& prediction) {
   prediction.add_limits("the network carries dispatch and combine for 34% of a pair");
   v1::Assumption& small = *prediction.add_assumptions();
   small.set_name("jitter");
@@ -133,6 +107,41 @@ v1::Prediction Sample() {
   pair.set_first("h800-3");
   pair.set_second("h800-131");
   pair.set_holds("experts 0-3 of stages 2 and 13");
+}
+
+v1::Prediction Sample() {
+  v1::Prediction prediction;
+  prediction.set_job("deepseek-v3");
+  prediction.set_cluster("h800-256");
+  prediction.set_devices(2048);
+  prediction.add_profiles()->set_title("NVIDIA H800 SXM");
+  prediction.mutable_parameters()->set_total(671026419200);
+  prediction.mutable_parameters()->set_active(37600000000);
+  *prediction.mutable_layout() = Layout(16, 64, 2);
+  prediction.mutable_layout()->set_nodes(256);
+  prediction.mutable_layout()->set_leaves_per_expert_group(1);
+  prediction.mutable_step()->set_seconds(19.5);
+  v1::StepBreakdown& breakdown = *prediction.mutable_step()->mutable_breakdown();
+  breakdown.set_overlapped_s(15);
+  breakdown.set_forward_s(1.25);
+  breakdown.set_backward_s(0.5);
+  breakdown.set_weight_s(0.25);
+  breakdown.set_bubble_s(1.5);
+  breakdown.set_optimizer_s(0.4);
+  breakdown.set_reduce_s(0.6);
+  prediction.set_mfu_causal(0.4213);
+  prediction.set_mfu_noncausal(0.5);
+  prediction.set_tflops_causal(416.7);
+  prediction.set_tokens_per_step(62914560);
+  prediction.set_tokens_per_day(2.788e11);
+  prediction.set_gpu_hours_per_trillion_tokens(176300);
+  prediction.set_dollars_per_trillion_tokens(352600);
+  prediction.set_total_hours(1231.2);
+  prediction.set_total_gpu_hours(2521000);
+  prediction.set_total_dollars(5042000);
+  AddMemory(prediction);
+  AddStages(prediction);
+  AddFindings(prediction);
   return prediction;
 }
 

@@ -54,6 +54,32 @@ absl::Status RunNodeVerb(const Options& options, Session& session) {
   return RunDrain(options.node, session);
 }
 
+// What needs files alone, and no coordinator.
+absl::Status RunWithFiles(const Options& options, Session& session) {
+  switch (options.command) {
+    case Command::kCheckpointList:
+      return RunCheckpointList(options.checkpoint, session);
+    case Command::kCheckpointShow:
+      return RunCheckpointShow(options.checkpoint, session);
+    case Command::kCheckpointVerify:
+      return RunCheckpointVerify(options.checkpoint, session);
+    case Command::kDataPrepare:
+      return RunDataPrepare(options.data, session);
+    case Command::kDataInfo:
+      return RunDataInfo(options.data, session);
+    case Command::kDataVerify:
+      return RunDataVerify(options.data, session);
+    case Command::kExpertsPlan:
+      return RunExpertsPlan(options.experts, session);
+    case Command::kModel:
+      return RunModel(options.model, session);
+    case Command::kSchedule:
+      return RunSchedule(options.schedule, session);
+    default:
+      return absl::InternalError("no command");
+  }
+}
+
 absl::Status Run(const Options& options, Session& session) {
   switch (options.command) {
     case Command::kLocalUp:
@@ -100,24 +126,6 @@ absl::Status Run(const Options& options, Session& session) {
       return RunWait(options.wait, session);
     case Command::kTop:
       return RunTop(options.top, session);
-    case Command::kCheckpointList:
-      return RunCheckpointList(options.checkpoint, session);
-    case Command::kCheckpointShow:
-      return RunCheckpointShow(options.checkpoint, session);
-    case Command::kCheckpointVerify:
-      return RunCheckpointVerify(options.checkpoint, session);
-    case Command::kDataPrepare:
-      return RunDataPrepare(options.data, session);
-    case Command::kDataInfo:
-      return RunDataInfo(options.data, session);
-    case Command::kDataVerify:
-      return RunDataVerify(options.data, session);
-    case Command::kExpertsPlan:
-      return RunExpertsPlan(options.experts, session);
-    case Command::kModel:
-      return RunModel(options.model, session);
-    case Command::kSchedule:
-      return RunSchedule(options.schedule, session);
     case Command::kVersion:
       return RunVersion(session);
     case Command::kCompletion:
@@ -125,10 +133,9 @@ absl::Status Run(const Options& options, Session& session) {
     case Command::kHelpExitCodes:
       session.out() << ExitCodeHelp();
       return absl::OkStatus();
-    case Command::kNone:
-      break;
+    default:
+      return RunWithFiles(options, session);
   }
-  return absl::InternalError("no command");
 }
 
 // One line, whatever the message holds.
