@@ -9,8 +9,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
-#include "absl/time/time.h"
 #include "common/cluster/cluster_description.h"
 #include "common/plan/buddy.h"
 #include "common/plan/plan_layout.h"
@@ -129,15 +127,11 @@ TEST(PlaceLayoutTest, ScaleUpDomainsOfSeveralNodes_HoldWholeGroups) {
   }
 }
 
-TEST(SurvivabilityTest, ReferenceLayout_SurvivesAnyNodeLeafAndDomainQuickly) {
+TEST(SurvivabilityTest, ReferenceLayout_SurvivesAnyNodeLeafAndDomain) {
   const cluster::Topology topology = TopologyOf({{"h800", 256, 0, 32, 8}});
   const v1::Parallelism shape = Shape(16, 64, 2);
   const RankPlacement placement = PlaceLayout(shape, topology).value();
-  const absl::Time start = absl::Now();
   const v1::Survivability survivability = SurvivabilityOf(shape, 256, 1, placement, topology);
-  const absl::Duration taken = absl::Now() - start;
-  RecordProperty("ms", absl::StrCat(absl::ToDoubleMilliseconds(taken)));
-  EXPECT_LT(taken, absl::Seconds(2));
   EXPECT_TRUE(survivability.any_node());
   EXPECT_TRUE(survivability.any_leaf());
   EXPECT_TRUE(survivability.any_failure_domain());

@@ -8,6 +8,24 @@
 #include "common/base/status_util.h"
 
 namespace fathom {
+namespace {
+
+// `text` adds a flag that sets a string.
+template <typename AddText>
+void AddTlsFlags(const AddText& text, v1::WorkerConfig* given) {
+  text(
+      "--tls-certificate-file",
+      [given](const std::string& v) { given->mutable_tls()->set_certificate_file(v); },
+      "this node's certificate, PEM");
+  text(
+      "--tls-key-file", [given](const std::string& v) { given->mutable_tls()->set_key_file(v); },
+      "its private key, PEM");
+  text(
+      "--tls-ca-file", [given](const std::string& v) { given->mutable_tls()->set_ca_file(v); },
+      "who must have signed the coordinator's certificate, PEM; turns TLS on");
+}
+
+}  // namespace
 
 absl::StatusOr<std::optional<v1::WorkerConfig>> ParseWorkerFlags(int argc,
                                                                  const char* const* argv) {
@@ -58,16 +76,7 @@ absl::StatusOr<std::optional<v1::WorkerConfig>> ParseWorkerFlags(int argc,
   text(
       "--leaf", [&](const std::string& v) { given.set_leaf(v); },
       "name of the leaf switch that this node is under");
-  text(
-      "--tls-certificate-file",
-      [&](const std::string& v) { given.mutable_tls()->set_certificate_file(v); },
-      "this node's certificate, PEM");
-  text(
-      "--tls-key-file", [&](const std::string& v) { given.mutable_tls()->set_key_file(v); },
-      "its private key, PEM");
-  text(
-      "--tls-ca-file", [&](const std::string& v) { given.mutable_tls()->set_ca_file(v); },
-      "who must have signed the coordinator's certificate, PEM; turns TLS on");
+  AddTlsFlags(text, &given);
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp& help) {
