@@ -31,7 +31,8 @@ constexpr char kCannMla[] =
     "assumed: 60% of peak forward and 50% backward, for lack of a figure for training";
 constexpr char kAscendProduct[] = "assumed: 65% of peak, for lack of a figure in BF16";
 constexpr char kDeepEpAscend[] =
-    "sgl-kernel-npu repository, DeepEP-Ascend: 8 ranks on a node, 102 GB/s dispatch, 152 combine";
+    "README of a fork of sgl-kernel-npu (BourneSun0527): 8 ranks on a node, 102 GB/s dispatch, 152 "
+    "combine";
 constexpr RateRow kAscendRates[] = {
     {"gemm", "bf16", 0, 4096, 4096, 7168, 489, kAscendProduct},
     {"grouped_gemm", "bf16", 8, 4096, 4096, 7168, 489, kAscendProduct},
@@ -48,8 +49,8 @@ constexpr RateRow kAscendRates[] = {
 };
 
 constexpr char kDeepEpAscend16[] =
-    "sgl-kernel-npu repository, DeepEP-Ascend: 16 ranks on two nodes, 87 GB/s dispatch, 121 "
-    "combine; more nodes of a supernode assumed to do as well, its network does not block";
+    "README of a fork of sgl-kernel-npu (BourneSun0527): 16 ranks on two nodes, 87 GB/s dispatch, "
+    "121 combine; more nodes of a supernode assumed to do as well";
 
 constexpr RateRow kCloudMatrixRates[] = {
     {"dispatch", "", 1, 4096, 7168, 0, 87, kDeepEpAscend16},
@@ -57,8 +58,8 @@ constexpr RateRow kCloudMatrixRates[] = {
 };
 
 constexpr char kCloudMatrixPaper[] =
-    "arXiv 2506.12708: two dies, 752 TFLOPS in BF16, 128 GB at 3.2 TB/s; 392 GB/s one way on the "
-    "UB plane, 400 Gb/s on the RDMA plane";
+    "arXiv 2506.12708 as emergentmind.com and besthub.dev sum it up: two dies, 752 TFLOPS in BF16, "
+    "128 GB at 3.2 TB/s; 392 GB/s one way on the UB plane, 400 Gb/s on the RDMA plane";
 
 constexpr char kAscendUnits[] = "assumed: 24 cube cores on each of two dies, as an Ascend 910B";
 constexpr char kAscendFp32[] = "assumed: an eighth of BF16, for lack of a data sheet";
