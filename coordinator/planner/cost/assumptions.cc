@@ -42,6 +42,17 @@ ProfileChange AtPeak(absl::string_view part) {
   };
 }
 
+// The rates of attention as if they were of the model's widths.
+ProfileChange AsWideAsMeasured(const model::ModelConfig& config) {
+  return [keys = config.qk_head_dim(), values = config.v_head_dim](v1::DeviceProfile& profile) {
+    for (v1::MeasuredRate& rate : *profile.mutable_rates()) {
+      if (!absl::StrContains(rate.op(), "attention")) continue;
+      rate.set_n(keys);
+      rate.set_k(values);
+    }
+  };
+}
+
 void WithoutExchangeRates(v1::DeviceProfile& profile) {
   google::protobuf::RepeatedPtrField<v1::MeasuredRate> kept;
   for (const v1::MeasuredRate& rate : profile.rates()) {
@@ -71,6 +82,12 @@ std::vector<AskedAssumption> AssumptionsOf(const CostInput& input) {
                          ? "loss-free balancing, MaxVio 0.04 at 1B parameters (arXiv 2408.15664)"
                          : "given with the layout",
                      balanced));
+    out.push_back(
+        Of("compute units for communication",
+           absl::StrCat(profile.communication_units(), " of ", profile.compute_units(), ", always"),
+           "arXiv 2412.19437, section 3.2.2, for H800: compute has the other 112 of 132 SMs; the "
+           "device profile's",
+           With([](v1::DeviceProfile& p) { p.set_communication_units(0); })));
     out.push_back(Of("exchange rates", "as measured on the device",
                      "the device profile's rates of dispatch and combine; without: its links",
                      With(WithoutExchangeRates)));
@@ -81,22 +98,33 @@ std::vector<AskedAssumption> AssumptionsOf(const CostInput& input) {
   out.push_back(Of("attention rates", "as measured on the device",
                    "the device profile's rates of attention; without: the data sheet",
                    With(AtPeak("attention"))));
+  if (input.config.qk_head_dim() != input.config.v_head_dim) {
+    out.push_back(Of("heads of one width",
+                     absl::StrCat("values of ", input.config.v_head_dim, " padded to the keys' ",
+                                  input.config.qk_head_dim()),
+                     "DeepSeek's public modelling code pads them (modeling_deepseek.py); a rate of "
+                     "both widths in the device profile takes its place",
+                     With(AsWideAsMeasured(input.config))));
+  }
   out.push_back(Of("memory rate", "as measured on the device",
                    "the device profile's rate of memory; without: the data sheet",
                    With(AtPeak("memory"))));
-  out.push_back(Of("compute units for communication",
-                   absl::StrCat(profile.communication_units(), " of ", profile.compute_units(),
-                                " in overlapped pairs, none where a pass runs alone"),
-                   "arXiv 2412.19437, section 3.2.2, for H800; the profile's",
-                   With([](v1::DeviceProfile& p) { p.set_communication_units(0); })));
   out.push_back(Of("kernel launches", absl::StrCat(profile.launch_us(), " us each, not hidden"),
                    "the device profile's", With([](v1::DeviceProfile& p) { p.set_launch_us(0); })));
-  Choices messages;
-  messages.free_messages = true;
-  out.push_back(Of("messages between stages", "after the pass that makes them, not beside it",
-                   "common/schedule: a rank sends when an instruction has ended", messages));
+  if (input.layout.parallelism.pipeline() > 1) {
+    Choices messages;
+    messages.free_messages = true;
+    out.push_back(Of(
+        "messages between stages", "waited for before each instruction, nothing beside them",
+        "the public DualPipe code commits its messages and waits (facts.md section 3)", messages));
+  }
+  Choices reduced;
+  reduced.free_reduction = true;
   out.push_back(Of("gradient reduction", "not hidden behind the last weight gradients",
-                   "worker/engine reduces after the last instruction", std::nullopt));
+                   "worker/engine reduces after the last instruction", reduced));
+  out.push_back(Of("fused kernels", "elementwise ops run in the kernel that makes their input",
+                   "assumed: as op_fusion.h lists; facts.md section 2 names what is kept in FP8",
+                   std::nullopt));
   return out;
 }
 

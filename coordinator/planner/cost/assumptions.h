@@ -20,6 +20,7 @@ struct Choices {
   bool balanced = false;       // routing
   bool steady = false;         // no jitter
   bool free_messages = false;  // between stages
+  bool free_reduction = false;
   ProfileChange profile;
 };
 

@@ -6,7 +6,6 @@
 #include <map>
 #include <set>
 
-#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "common/base/check.h"
 
@@ -180,11 +179,7 @@ BoundedTime ExchangeTime(const v1::DeviceProfile& profile, double nic_share,
   const double scale_up_s =
       spread.ranks_per_domain > 1 ? Seconds(bytes * ScaleUpCopies(spread), spread.scale_up) : 0;
   const absl::string_view op = load.kind == ExchangeKind::kDispatch ? "dispatch" : "combine";
-  double rate = 0;
-  if (load.beside_compute) {
-    rate = MeasuredRate(profile, absl::StrCat(op, "_overlapped"), spread.domains);
-  }
-  if (rate <= 0) rate = MeasuredRate(profile, op, spread.domains);
+  double rate = MeasuredRate(profile, op, spread.domains);
   if (spread.domains > 1) rate *= nic_share;
   const double logical = bytes * (spread.domains > 1 ? spread.token_domains : spread.token_ranks);
   const double measured_s = rate > 0 ? logical / rate : 0;

@@ -6,9 +6,6 @@
 // reverse, summing at each hop (facts.md section 4). Within one domain there is no network. Where
 // the device has measured rates of such an exchange they count, else what its links reach.
 //
-// A profile may also carry rates of "dispatch_overlapped" and "combine_overlapped", measured while
-// other kernels compute; they count for exchanges beside compute.
-//
 // How many domains and ranks a token meets is an exact expectation: every set of `topk_group`
 // expert groups is as likely as any other, and every choice of experts within it.
 #ifndef FATHOM_COORDINATOR_PLANNER_COST_EXCHANGE_TIME_H_
@@ -54,7 +51,6 @@ struct ExchangeLoad {
   double tokens = 0;
   double bytes_per_token = 0;
   double imbalance = 1;  // of the rank with most, over the mean
-  bool beside_compute = false;
 };
 
 // `nic_share`: the pool's line rate over the profile's, at which the profile's rates were measured.

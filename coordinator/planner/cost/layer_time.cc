@@ -92,8 +92,12 @@ absl::StatusOr<LayerTimer> LayerTimer::Make(const model::ModelConfig& config,
   FATHOM_ASSIGN_OR_RETURN(OpRates rates, OpRates::Make(profile, used.products,
                                                        {config.qk_head_dim(), config.v_head_dim}));
   LayerTimer out(config, used, shape, recomputation, std::move(site), std::move(rates));
-  const double units = std::max(1, profile.compute_units());
-  out.beside_.compute_units = std::max(1.0, units - profile.communication_units()) / units;
+  if (out.site_.spread.ranks > 1) {
+    const double units = std::max(1, profile.compute_units());
+    const double left = std::max(1.0, units - profile.communication_units()) / units;
+    out.beside_.compute_units = left;
+    out.alone_.compute_units = left;
+  }
   return out;
 }
 
@@ -111,7 +115,7 @@ LayerTimer::PassSeconds LayerTimer::Time(const std::string& name, const OpCalls&
     const OpCall padded = OnDevice(call);
     const BoundedTime beside = rates_.TimeOf(padded, beside_);
     out.beside += beside.seconds;
-    out.alone += rates_.TimeOf(padded, DeviceShare()).seconds;
+    out.alone += rates_.TimeOf(padded, alone_).seconds;
     Count(beside, call.flops, call.bytes, &(*parts)[absl::StrCat(name, SuffixOf(ClassOf(call)))]);
   }
   return out;
@@ -177,13 +181,12 @@ void LayerTimer::AddExchange(LayerCost* cost) const {
   const model::TokenBytes bytes = model::TokenBytesOf(config_, recipe_);
   const auto add = [&](const char* name, ExchangeKind kind, int64_t bytes_per_token,
                        double LayerTimes::*time) {
-    ExchangeLoad load = LoadOf(kind, bytes_per_token);
-    cost->alone.*time += ExchangeTime(*site_.profile, site_.nic_share, site_.spread, load).seconds;
-    load.beside_compute = true;
-    const BoundedTime beside = ExchangeTime(*site_.profile, site_.nic_share, site_.spread, load);
-    cost->beside.*time += beside.seconds;
-    if (beside.seconds > 0) {
-      Count(beside, 0, load.tokens * load.bytes_per_token * site_.spread.token_domains,
+    const ExchangeLoad load = LoadOf(kind, bytes_per_token);
+    const BoundedTime one = ExchangeTime(*site_.profile, site_.nic_share, site_.spread, load);
+    cost->alone.*time += one.seconds;
+    cost->beside.*time += one.seconds;
+    if (one.seconds > 0) {
+      Count(one, 0, load.tokens * load.bytes_per_token * site_.spread.token_domains,
             &cost->parts[name]);
     }
   };

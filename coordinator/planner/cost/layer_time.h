@@ -6,8 +6,9 @@
 // joins them, with each expert's rows padded to whole tiles of 128 (facts.md section 5), half a
 // tile on average.
 //
-// Beside the exchange, compute has the compute units that communication leaves it, and of the
-// memory's bandwidth what the exchange's own copies leave, spread over the layer.
+// Where tokens are exchanged, compute has the compute units that are not given to communication,
+// always (arXiv 2412.19437, section 3.2.2; facts.md section 2). Beside an exchange it has, of the
+// memory's bandwidth, what the exchange's own copies leave, spread over the layer.
 #ifndef FATHOM_COORDINATOR_PLANNER_COST_LAYER_TIME_H_
 #define FATHOM_COORDINATOR_PLANNER_COST_LAYER_TIME_H_
 
@@ -38,9 +39,9 @@ struct NamedTime {
 using NamedTimes = std::map<std::string, NamedTime>;
 
 struct LayerCost {
-  LayerTimes beside;  // while communication has its share of the compute units
-  LayerTimes alone;   // with all of them
-  NamedTimes parts;   // of one forward and backward, as beside communication
+  LayerTimes beside;  // beside the exchange of another micro-batch
+  LayerTimes alone;
+  NamedTimes parts;  // of one forward and backward, as beside communication
 };
 
 // What the times depend on, besides the model.
@@ -117,7 +118,8 @@ class LayerTimer {
   model::MicroBatchShape shape_;
   model::Recomputation recomputation_;
   DeviceSite site_;
-  DeviceShare beside_;  // communication
+  DeviceShare beside_;
+  DeviceShare alone_;
   OpRates rates_;
   std::map<int64_t, std::vector<LayerCost>> known_;  // by the first layer of a kind
 };

@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "common/model/precision_recipe.h"
 
 namespace fathom::planner {
 namespace {
@@ -14,7 +15,9 @@ namespace {
 constexpr double kTera = 1e12;
 constexpr double kGiga = 1e9;
 constexpr double kMicro = 1e-6;
-constexpr int64_t kTile = 128;  // edge of the tile of output that one compute unit makes
+constexpr double kAccumulated = 8;  // bytes of an output read and written in FP32
+constexpr double kWritten = 2;      // in BF16
+constexpr int64_t kTile = 128;      // edge of the tile of output that one compute unit makes
 
 constexpr std::array<const char*, 4> kRateNames = {"gemm", "grouped_gemm", "attention_forward",
                                                    "attention_backward"};
@@ -178,6 +181,22 @@ double OpRates::Efficiency(OpClass op, model::Format format, int64_t m, int64_t 
   return sum / weights;
 }
 
+namespace {
+
+// What a product that accumulates reads and writes of its output, beyond the output in BF16 that
+// measured ones write.
+double AccumulationBytes(const model::OpCall& call) {
+  const auto count = static_cast<double>(call.count);
+  const auto k = static_cast<double>(call.k);
+  const double outputs = static_cast<double>(call.m) * static_cast<double>(call.n) * count;
+  const double inputs = static_cast<double>(call.m + call.n) * k * count *
+                        static_cast<double>(model::BytesOf(call.format));
+  const double per_output = (call.bytes - inputs) / outputs;
+  return per_output < kAccumulated ? 0 : (kAccumulated - kWritten) * outputs;
+}
+
+}  // namespace
+
 double OpRates::AttentionRate(const model::OpCall& call, OpClass op) const {
   const size_t which = op == OpClass::kAttentionForward ? 0 : 1;
   return Peak(call.format) * Efficiency(op, call.format, call.k, 0, 0) / attention_padding_[which];
@@ -197,8 +216,9 @@ BoundedTime OpRates::TimeOf(const model::OpCall& call, const DeviceShare& share)
   if (op == OpClass::kAttentionForward || op == OpClass::kAttentionBackward) {
     compute_s = call.flops / (AttentionRate(call, op) * share.compute_units);
   } else if (op != OpClass::kMemory) {
-    compute_s = call.flops /
-                (ProductRate(call, op, compute_units_ * share.compute_units) * share.compute_units);
+    const double units = compute_units_ * share.compute_units;
+    compute_s = call.flops / (ProductRate(call, op, units) * share.compute_units) +
+                MemorySeconds(AccumulationBytes(call)) / share.memory;
   }
   const double calls = call.grouped ? 1 : static_cast<double>(call.count);
   const double launch_s = calls * launch_s_;

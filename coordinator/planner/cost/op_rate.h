@@ -9,6 +9,11 @@
 // with a share of the compute units, arithmetic takes as much longer, and with a share of the
 // memory's bandwidth what moves bytes.
 //
+// Products write their output when their arithmetic is done, not beside it: published rates fall
+// with K as an output in BF16 written at the memory's rate explains (facts.md section 5: 1358
+// TFLOPS at K 16384, 1025 at 2048, 590 at 512). So what an accumulation in FP32 reads and writes
+// beyond that is added.
+//
 // Attention goes by the sequence's length, and by the widths of heads (n, k of its rates): where no
 // rate of exactly those is known, values are padded to the keys' width, as kernels of one width ask
 // for and DeepSeek's public modelling code does (modeling_deepseek.py: 128 padded to 192).

@@ -71,6 +71,21 @@ std::vector<double> PairCosts(const CostInput& input, StageCostModel* stages) {
   return out;
 }
 
+// Messages as the public DualPipe code has them: an instruction's are posted together before it,
+// and it starts when they are through. So they take a rank's time, one for a pass and two for a
+// pair, and nothing goes on beside them.
+void WaitForMessages(double message_s, schedule::StepCosts* costs) {
+  for (schedule::StageCosts& stage : costs->stages) {
+    stage.forward += message_s;
+    stage.backward += message_s;
+    stage.backward_input += message_s;
+    stage.overlapped += 2 * message_s;
+  }
+  for (double& pair : costs->pairs) {
+    if (pair >= 0) pair += 2 * message_s;
+  }
+}
+
 // A rank's part of the breakdown.
 v1::StepBreakdown BusyOf(const schedule::Schedule& schedule, int rank,
                          const schedule::StepCosts& costs) {
@@ -214,10 +229,10 @@ absl::StatusOr<StepTimes> PredictOnce(const CostInput& input, const schedule::Sc
   }
   step.costs.pairs = PairCosts(chosen, &stages);
   step.message_s = choices.free_messages ? 0 : MessageSeconds(chosen);
-  step.costs.message_time = step.message_s;
+  WaitForMessages(step.message_s, &step.costs);
   FATHOM_ASSIGN_OR_RETURN(step.simulation, compiled.Simulate(step.costs));
   const StepEnd end = EndOfStep(chosen, schedule, step.simulation, &stages);
-  step.reduce_s = end.reduce_s;
+  step.reduce_s = choices.free_reduction ? 0 : end.reduce_s;
   step.optimizer_s = end.optimizer_s;
   const double jitter = choices.steady ? 0 : kJitter;
   step.other_s = jitter * (step.simulation.makespan + step.reduce_s + step.optimizer_s);
