@@ -51,6 +51,7 @@ class ProgramWriter {
           stages.push_back(schedule::StageOf(schedule, p, direction, chunk));
         }
       }
+      std::sort(stages.begin(), stages.end());  // all ranks that hold them sum in one order
       ends_.push_back(calibration::StepEndOf(setting.stages.job, stages, schedule.directions));
     }
   }
