@@ -42,6 +42,7 @@ class CommandTree {
     AddCheckpoint();
     AddData();
     AddSchedule();
+    AddProfileMachine();
     AddModel();
     AddExperts();
     AddOthers();
@@ -432,6 +433,18 @@ class CommandTree {
                      "that moves less")
         ->check(CLI::Range(0.0, 1.0))
         ->capture_default_str();
+  }
+
+  void AddProfileMachine() {
+    CLI::App* leaf =
+        Leaf(&app_, "profile", Command::kProfileMachine,
+             "Measure this machine, so that steps of CPU jobs can be predicted; takes a minute");
+    Mark(leaf->add_option("-o,--out", options_.profile_machine.file,
+                          "The device profile to write; default cpu-profile.yaml in the local "
+                          "state folder, where plans look for it"),
+         ArgumentKind::kFile);
+    leaf->add_option("--precision", options_.profile_machine.precisions,
+                     "Only these; default fp32, bf16 and fp8");
   }
 
   void AddSchedule() {

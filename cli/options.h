@@ -43,6 +43,7 @@ enum class Command : uint8_t {
   kDataInfo,
   kDataVerify,
   kSchedule,
+  kProfileMachine,
   kModel,
   kExpertsPlan,
   kVersion,
@@ -207,6 +208,11 @@ struct WhatIfOptions {
   int64_t steps_done = -1;  // below 0: unknown
 };
 
+struct ProfileMachineOptions {
+  std::string file;                     // empty: in the local state folder
+  std::vector<std::string> precisions;  // empty: all
+};
+
 struct Options {
   Command command = Command::kNone;
   GlobalOptions global;
@@ -225,6 +231,7 @@ struct Options {
   CheckpointOptions checkpoint;
   DataOptions data;
   ScheduleOptions schedule;
+  ProfileMachineOptions profile_machine;
   ModelOptions model;
   ExpertsOptions experts;
   std::string shell;  // completion

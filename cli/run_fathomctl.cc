@@ -17,6 +17,7 @@
 #include "cli/model_verb.h"
 #include "cli/node_verbs.h"
 #include "cli/preflight_verb.h"
+#include "cli/profile_machine_verb.h"
 #include "cli/profile_verbs.h"
 #include "cli/queue_verbs.h"
 #include "cli/render.h"
@@ -75,6 +76,8 @@ absl::Status RunWithFiles(const Options& options, Session& session) {
       return RunModel(options.model, session);
     case Command::kSchedule:
       return RunSchedule(options.schedule, session);
+    case Command::kProfileMachine:
+      return RunProfileMachine(options.profile_machine, session);
     default:
       return absl::InternalError("no command");
   }
