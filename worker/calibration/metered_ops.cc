@@ -35,6 +35,11 @@ OpShape Rows(std::string_view op, Format format, const Matrix& like, const Opera
   return {op, format, like.rows, like.cols, 1, 0, (Bytes(moved) + ...)};
 }
 
+// Of experts chosen, their ids and weights.
+double ChosenBytes(const Matrix& weights) {
+  return Bytes(weights) + static_cast<double>(weights.rows * weights.cols * sizeof(int32_t));
+}
+
 class MeteredOps final : public kernels::Ops {
  private:
   template <typename Call>
@@ -182,7 +187,8 @@ class MeteredOps final : public kernels::Ops {
          [&] { ops_->EmbeddingForward(tokens, table, out); });
   }
   void EmbeddingBackward(const int32_t* tokens, const Matrix& dout, const Matrix& dtable) override {
-    Time(Rows("EmbeddingBackward", FormatOf(dout.dtype), dout, dout),
+    const Matrix touched = {nullptr, dtable.dtype, dout.rows, dout.cols, dout.cols};
+    Time(Rows("EmbeddingBackward", FormatOf(dout.dtype), dout, dout, touched, touched),
          [&] { ops_->EmbeddingBackward(tokens, dout, dtable); });
   }
   void CrossEntropy(const Matrix& logits, const int32_t* labels, double gradient_scale,

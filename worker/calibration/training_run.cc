@@ -39,6 +39,7 @@ struct Meeting {
 
 absl::Status RunRank(int rank, Meeting* meeting, MeasuredRank* measured) {
   OpMeter meter;
+  meter.Switch(false);
   std::unique_ptr<kernels::Ops> ops = kernels::CreateCpuOps();
   if (meeting->run->meter_ops) ops = MeterOps(std::move(ops), meeting->clock, &meter);
   FATHOM_ASSIGN_OR_RETURN(std::unique_ptr<engine::RankParts> parts,
@@ -57,7 +58,6 @@ absl::Status RunRank(int rank, Meeting* meeting, MeasuredRank* measured) {
   StepCollector observer;
   engine::TrainLoop loop(parts.get(), nullptr, meeting->clock, &observer);
   FATHOM_RETURN_IF_ERROR(loop.Restore());
-  meter.Switch(false);
   for (int64_t step = 0; step < meeting->run->warm_steps; ++step) {
     FATHOM_RETURN_IF_ERROR(loop.RunStep());
   }
