@@ -198,13 +198,17 @@ class MeteredOps final : public kernels::Ops {
   }
   double RouterForward(const kernels::RouterShape& shape, const Matrix& logits, const Matrix& bias,
                        int32_t* experts, const Matrix& weights, int64_t* loads) override {
-    return Time(Rows("RouterForward", FormatOf(logits.dtype), logits, logits),
+    OpShape call = Rows("RouterForward", FormatOf(logits.dtype), logits, logits, bias);
+    call.bytes += ChosenBytes(weights) + static_cast<double>(2 * sizeof(int64_t) * shape.experts);
+    return Time(call,
                 [&] { return ops_->RouterForward(shape, logits, bias, experts, weights, loads); });
   }
   void RouterBackward(const kernels::RouterShape& shape, const Matrix& logits,
                       const int32_t* experts, const Matrix& dweights, double balance_scale,
                       const Matrix& dlogits) override {
-    Time(Rows("RouterBackward", FormatOf(logits.dtype), logits, logits, dlogits),
+    OpShape call = Rows("RouterBackward", FormatOf(logits.dtype), logits, logits, dlogits);
+    call.bytes += ChosenBytes(dweights);
+    Time(call,
          [&] { ops_->RouterBackward(shape, logits, experts, dweights, balance_scale, dlogits); });
   }
   void AdamW(const kernels::AdamWSettings& settings, const Matrix& gradient,
