@@ -246,14 +246,14 @@ TEST(PairOverlap, SharedExpert_HidesTheDispatch) {
 
 TEST(PairOverlap, AnyTimes_LieBetweenTheBusierStreamAndTheSum) {
   std::mt19937 random(7);
-  std::uniform_real_distribution<double> time(0, 10);
+  std::uniform_real_distribution<double> seconds(0, 10);
   for (int i = 0; i < 200; ++i) {
     std::vector<LayerTimes> chunks[2];
     for (auto& chunk : chunks) {
       for (int n = static_cast<int>(random() % 5); n >= 0; --n) {
-        chunk.push_back({time(random), time(random), time(random), time(random), time(random),
-                         time(random), time(random), time(random), time(random), time(random),
-                         time(random), time(random)});
+        chunk.push_back({seconds(random), seconds(random), seconds(random), seconds(random),
+                         seconds(random), seconds(random), seconds(random), seconds(random),
+                         seconds(random), seconds(random), seconds(random), seconds(random)});
       }
     }
     const StreamTimes pair = OverlappedPair(chunks[0], chunks[1]);
@@ -273,7 +273,7 @@ model::ModelConfig Routed(int64_t experts, int64_t groups, int64_t kept, int64_t
   return out;
 }
 
-TEST(ExpectedSites, DrawnByHand) {
+TEST(ExpectedSites, FewExperts_MatchDrawsByHand) {
   // Two of four experts, each on its own site: always two.
   EXPECT_DOUBLE_EQ(ExpectedSites(Routed(4, 1, 1, 2), {0, 1, 2, 3}), 2);
   // Two sites of two: both in one site in 2 of 6 draws.

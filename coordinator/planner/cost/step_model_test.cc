@@ -13,6 +13,7 @@ namespace fathom::planner {
 namespace {
 
 struct Case {
+  std::string model = "deepseek-v3";
   std::string device = "h800";
   int nodes = 256;
   double nic_gigabits = 0;
@@ -39,7 +40,7 @@ class World {
  public:
   explicit World(const Case& given) : case_(given) {
     v1::ModelSpec spec;
-    spec.set_preset("deepseek-v3");
+    spec.set_preset(given.model);
     config_ = model::ResolveModel(spec).value();
     recipe_ = model::FindRecipe(given.precision).value();
     v1::ClusterDescription description;
@@ -238,6 +239,38 @@ TEST(StepModel, Layers_PredictStages) {
   EXPECT_NEAR(4 * (*layers)[20].forward, (*stages)[5].costs.forward, 1e-3);
   EXPECT_GT((*layers)[62].forward, (*layers)[20].forward);
   EXPECT_LT((*layers)[0].forward, (*layers)[1].forward);
+}
+
+TEST(StepModel, TwoStagesOnARank_ArePaired) {
+  Case given = Published();
+  given.schedule = "dualpipev";
+  given.layout.parallelism.set_pipeline(8);
+  const absl::StatusOr<StepTimes> step = World(given).Predict();
+  ASSERT_TRUE(step.ok()) << step.status();
+  EXPECT_NEAR(Sum(step->breakdown), step->seconds, 1e-9);
+  EXPECT_GT(step->breakdown.overlapped_s(), 0.5 * step->seconds);
+  // Half the devices for the same work of each lane.
+  EXPECT_GT(step->seconds, 1.8 * SecondsOf(Published()));
+}
+
+TEST(StepModel, OneDevice_HasNoBubbleAndNothingToReduce) {
+  Case given;
+  given.model = "tiny";
+  given.nodes = 1;
+  given.schedule = "1f1b";
+  given.layout.parallelism.set_pipeline(1);
+  given.layout.parallelism.set_expert(1);
+  given.layout.parallelism.set_replicas(1);
+  given.layout.micro_batches = 4;
+  given.layout.sequence_length = 256;
+  given.layout.stage_layers = {World(given).config().num_hidden_layers};
+  const absl::StatusOr<StepTimes> step = World(given).Predict();
+  ASSERT_TRUE(step.ok()) << step.status();
+  EXPECT_NEAR(step->breakdown.bubble_s(), 0, 1e-12);
+  EXPECT_DOUBLE_EQ(step->reduce_s, 0);
+  EXPECT_DOUBLE_EQ(step->message_s, 0);
+  EXPECT_DOUBLE_EQ(step->stages[0].communication_s, 0);
+  EXPECT_GT(step->seconds, 4 * step->stages[0].costs.forward);
 }
 
 TEST(StepModel, Contradictions_AreRefused) {
