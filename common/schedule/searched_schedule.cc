@@ -55,7 +55,8 @@ absl::StatusOr<Schedule> ShapeOf(const SearchRequest& request) {
 absl::StatusOr<ActivationLimits> LimitsOf(const SearchRequest& request, const Schedule& shape) {
   ActivationLimits limits;
   limits.count = request.max_activations;
-  limits.bytes = request.max_activation_bytes;
+  // Sums of bytes may be rounded.
+  limits.bytes = request.max_activation_bytes * (1 + 1e-12);
   limits.bytes_of_stage = request.activation_bytes;
   if (limits.bytes_of_stage.size() == 1)
     limits.bytes_of_stage.resize(shape.stages, limits.bytes_of_stage.front());
@@ -87,7 +88,7 @@ absl::StatusOr<ActivationLimits> LimitsOf(const SearchRequest& request, const Sc
     }
     if (limits.bytes < least) {
       return absl::InvalidArgumentError(
-          absl::StrCat("searched: at most ", limits.bytes,
+          absl::StrCat("searched: at most ", request.max_activation_bytes,
                        " bytes of activations, where one micro-batch on each stage of rank ", rank,
                        " takes ", least));
     }
@@ -219,7 +220,10 @@ absl::StatusOr<SearchedSchedule> SearchSchedule(const SearchRequest& request) {
   Search search(request, problem);
   SearchedSchedule result;
   search.Run(result);
-  FATHOM_CHECK(!search.best().empty()) << "no schedule within sound limits";
+  if (search.best().empty()) {
+    return absl::InvalidArgumentError(
+        "searched: found no schedule within these limits of activations; allow more");
+  }
   result.schedule = problem.ToSchedule(kSearchedKind, search.best());
   FATHOM_ASSIGN_OR_RETURN(const CompiledSchedule compiled, CompiledSchedule::Make(result.schedule));
   FATHOM_ASSIGN_OR_RETURN(result.simulation, compiled.Simulate(request.costs));

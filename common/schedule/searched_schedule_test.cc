@@ -246,6 +246,12 @@ TEST(SearchedScheduleTest, Bytes_LimitEachRankByItsOwnStages) {
   for (int rank = 0; rank < 4; ++rank) {
     EXPECT_LE(compiled.PeakHeld(rank, request.activation_bytes), 40) << rank;
   }
+  // One micro-batch on each stage is enough, however its bytes add up.
+  SearchRequest tight = request;
+  tight.activation_bytes = {0.1, 0.3, 0.7, 0.2, 0.2, 0.7, 0.3, 0.8};
+  tight.max_activation_bytes = 0.8 + 0.7;
+  tight.activation_bytes[2] = tight.activation_bytes[5] = tight.max_activation_bytes / 2;
+  EXPECT_TRUE(SearchSchedule(tight).ok()) << SearchSchedule(tight).status();
   // Rank 0 holds stages 0 and 7: 13 bytes.
   request.max_activation_bytes = 12;
   const absl::Status refused = SearchSchedule(request).status();
