@@ -68,8 +68,13 @@ constexpr char kLaunch[] =
     "assumed: 2 us between two kernels queued on a stream, none of it hidden";
 constexpr char kUnits20[] = "assumed: the 20 SMs of arXiv 2412.19437";
 constexpr char kNvlinkShare[] = "assumed: 80% of the data sheet's, as H800 reaches (160 of 200)";
+// What is left of five stacks of 16 GiB.
+constexpr double kHopper80Gb = 85.520809984;
+constexpr char kHopper80GbSource[] =
+    "81559 MiB, as nvidia-smi shows of an H100 80GB HBM3 (github.com/NVIDIA/nccl, issue 1264)";
 constexpr SourceRow kH800Sources[] = {
-    {"bf16_tflops fp8_tflops fp32_tflops memory_bytes memory_gigabytes_per_second compute_units "
+    {"memory_bytes", kHopper80GbSource},
+    {"bf16_tflops fp8_tflops fp32_tflops memory_gigabytes_per_second compute_units "
      "watts",
      "NVIDIA H100 SXM data sheet, dense; H800 has the same but for NVLink and FP64 (arXiv "
      "2505.09343)"},
@@ -90,7 +95,7 @@ constexpr ProfileRow kH800 = {
     .bf16_tflops = 989.5,
     .fp8_tflops = 1979,
     .fp32_tflops = 66.9,
-    .memory_gb = 80,
+    .memory_gb = kHopper80Gb,
     .memory_gigabytes_per_second = 3350,
     .compute_units = 132,
     .communication_units = 20,
@@ -108,7 +113,8 @@ constexpr ProfileRow kH800 = {
 };
 
 constexpr SourceRow kH100Sources[] = {
-    {"bf16_tflops fp8_tflops fp32_tflops memory_bytes memory_gigabytes_per_second compute_units "
+    {"memory_bytes", kHopper80GbSource},
+    {"bf16_tflops fp8_tflops fp32_tflops memory_gigabytes_per_second compute_units "
      "scale_up_devices scale_up_gigabytes_per_second watts",
      "NVIDIA H100 SXM data sheet, dense; NVLink of 900 GB/s, both ways together"},
     {"scale_up_effective_gigabytes_per_second", kNvlinkShare},
@@ -197,7 +203,7 @@ constexpr ProfileRow kNvidia[] = {
      .bf16_tflops = 989.5,
      .fp8_tflops = 1979,
      .fp32_tflops = 66.9,
-     .memory_gb = 80,
+     .memory_gb = kHopper80Gb,
      .memory_gigabytes_per_second = 3350,
      .compute_units = 132,
      .communication_units = 20,
