@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <array>
-#include <string>
-#include <vector>
+#include <cstdint>
+#include <iterator>
 
 #include "absl/strings/string_view.h"
 
@@ -113,6 +113,7 @@ class Fuser {
     for (const model::OpCall& maker : chain_) {
       for (const Join& join : kJoins) {
         if (join.maker != maker.op || join.op != op || maker.m != call.m) continue;
+        if (op == "QuantizeTransposed" && maker.n != call.n) continue;  // of another tensor
         const double input = Elements(call) * (join.input == Input::kSum ? kSumBytes : activation_);
         double bytes = call.bytes - input;
         // Only what it makes itself it need not write; the rest is its own input.
