@@ -27,6 +27,8 @@ namespace fathom::calibration {
 namespace {
 
 constexpr int64_t kTokens = 200'000;
+// So that what else the machine does meanwhile falls on all shapes alike.
+constexpr int kRounds = 2;
 constexpr char kTokenFile[] = "calibration-tokens.bin";
 
 // A model to train, of a size between others.
@@ -156,6 +158,7 @@ absl::StatusOr<StepCounts> CountStep(const v1::JobSpec& spec) {
 // One shape in one precision, run.
 struct CalibrationRun {
   std::string name;
+  TrainingRun training;
   MeasuredRank measured;
   StepCounts counts;
   double step_s = 0;
@@ -284,22 +287,31 @@ absl::StatusOr<std::vector<CalibrationRun>> RunShapes(
   std::vector<CalibrationRun> runs;
   for (const std::string& precision : precisions) {
     for (const Shape& shape : kShapes) {
-      CalibrationRun run;
+      CalibrationRun& run = runs.emplace_back();
       run.name = absl::StrCat(shape.name, " ", precision);
-      progress(absl::StrCat("training ", run.name));
-      TrainingRun training;
-      FATHOM_ASSIGN_OR_RETURN(training.spec, SpecOf(shape, precision, token_file));
-      training.steps = options.steps;
-      training.meter_ops = true;
-      FATHOM_ASSIGN_OR_RETURN(MeasuredTraining measured, RunTraining(training, clock));
-      run.measured = std::move(measured.ranks[0]);
-      FATHOM_ASSIGN_OR_RETURN(run.counts, CountStep(training.spec));
-      run.step_s = StepSeconds(run.measured);
-      run.ops_s =
-          (TotalSeconds(run.measured.ops, meter_s) - HostCopySeconds(run.measured.ops, meter_s)) /
-          static_cast<double>(options.steps);
-      runs.push_back(std::move(run));
+      FATHOM_ASSIGN_OR_RETURN(run.training.spec, SpecOf(shape, precision, token_file));
+      run.training.steps = (options.steps + kRounds - 1) / kRounds;
+      run.training.meter_ops = true;
+      FATHOM_ASSIGN_OR_RETURN(run.counts, CountStep(run.training.spec));
     }
+  }
+  for (int round = 1; round <= kRounds; ++round) {
+    progress(absl::StrCat("training ", runs.size(), " small jobs, round ", round, " of ", kRounds));
+    for (CalibrationRun& run : runs) {
+      FATHOM_ASSIGN_OR_RETURN(MeasuredTraining measured, RunTraining(run.training, clock));
+      run.measured.steps.insert(run.measured.steps.end(), measured.ranks[0].steps.begin(),
+                                measured.ranks[0].steps.end());
+      for (const auto& [op, calls] : measured.ranks[0].ops) {
+        std::vector<float>& all = run.measured.ops[op];
+        all.insert(all.end(), calls.begin(), calls.end());
+      }
+    }
+  }
+  for (CalibrationRun& run : runs) {
+    run.step_s = StepSeconds(run.measured);
+    run.ops_s =
+        (TotalSeconds(run.measured.ops, meter_s) - HostCopySeconds(run.measured.ops, meter_s)) /
+        static_cast<double>(run.measured.steps.size());
   }
   return runs;
 }
