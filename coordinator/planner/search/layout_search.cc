@@ -1,6 +1,8 @@
 #include "coordinator/planner/search/layout_search.h"
 
 #include <algorithm>
+#include <cmath>
+#include <iterator>
 #include <limits>
 #include <map>
 #include <memory>
@@ -8,56 +10,28 @@
 #include <utility>
 
 #include "absl/status/status.h"
-#include "common/base/check.h"
 #include "common/base/status_util.h"
 #include "coordinator/planner/search/loss_reason.h"
-#include "coordinator/planner/search/pair_split.h"
-#include "coordinator/planner/stage_split.h"
 
 namespace fathom::planner {
 namespace {
 
 using model::Recomputation;
-using schedule::StageCosts;
 
 constexpr double kNever = std::numeric_limits<double>::infinity();
-constexpr Recomputation kRecomputations[] = {Recomputation::kNone, Recomputation::kSelective,
-                                             Recomputation::kFull};
+// By what they keep in memory, least first.
+constexpr Recomputation kRecomputations[] = {Recomputation::kFull, Recomputation::kSelective,
+                                             Recomputation::kNone};
+// Layers' times that differ by less have the same split.
+constexpr double kSplitSteps = 1000;
 // Of the winner's split; each round tries every way of moving one layer from a stage to another.
 constexpr int kMaxImprovements = 16;
-
-void Add(const StageCosts& more, StageCosts* sum) {
-  sum->forward += more.forward;
-  sum->backward += more.backward;
-  sum->backward_input += more.backward_input;
-  sum->weight += more.weight;
-  sum->overlapped += more.overlapped;
-}
-
-double BackwardOf(const StageCosts& costs) {
-  return std::min(costs.backward, costs.backward_input + costs.weight);
-}
-
-// A micro-batch's forward and backward through a stage, as cheap as the form can make them.
-double WorkOf(const StageCosts& costs, bool pairs) {
-  const double apart = costs.forward + BackwardOf(costs);
-  return pairs ? std::min(apart, costs.overlapped) : apart;
-}
-
-std::vector<int> StagesHeld(const ScheduleForm& form, int pipeline, int rank) {
-  if (pipeline == 1) return {0};
-  const int stages = form.stages(pipeline);
-  if (form.mirrored) return {rank, stages - 1 - rank};
-  std::vector<int> held;
-  for (int chunk = 0; chunk < form.chunks; ++chunk) held.push_back(chunk * pipeline + rank);
-  return held;
-}
 
 // A layout that may be the best: everything but its memory and its step.
 struct Option {
   LayoutShape layout;
   ScheduleForm form;
-  std::shared_ptr<const LayerTimes> times;
+  std::shared_ptr<const CostsByLayer> times;
   double bound = 0;  // seconds of a step, at least
 };
 
@@ -120,20 +94,28 @@ class Search {
     const int pipeline = shape.parallelism.pipeline();
     const std::vector<ScheduleForm> forms =
         pipeline == 1 ? std::vector<ScheduleForm>{SequentialForm()} : forms_;
-    std::shared_ptr<const LayerTimes> times;
+    std::shared_ptr<const CostsByLayer> times;
     for (const ScheduleForm& form : forms) {
       if (form.stages(pipeline) > request_.space.layers) continue;
       ++result_.considered;
       const int64_t least = costs_.least_bytes(layout, form);
       if (least > request_.usable_bytes) {
+        ++result_.infeasible;
         TooLarge(layout, form, least);
         continue;
       }
       if (times == nullptr) {
-        FATHOM_ASSIGN_OR_RETURN(LayerTimes found, costs_.layers(layout));
-        times = std::make_shared<const LayerTimes>(std::move(found));
+        FATHOM_ASSIGN_OR_RETURN(CostsByLayer found, costs_.layers(layout));
+        times = std::make_shared<const CostsByLayer>(std::move(found));
       }
-      FATHOM_ASSIGN_OR_RETURN(const auto splits, SplitsOf(*times, form, pipeline));
+      FATHOM_ASSIGN_OR_RETURN(const auto splits, KnownSplitsOf(*times, form, pipeline));
+      LayoutShape first = layout;
+      first.stage_layers = splits.front();
+      FATHOM_ASSIGN_OR_RETURN(const bool fits, MayFit(first, form));
+      if (!fits) {
+        ++result_.infeasible;
+        continue;
+      }
       for (const std::vector<int64_t>& split : splits) {
         Option& option = options->emplace_back(Option{layout, form, times, 0});
         option.layout.stage_layers = split;
@@ -143,9 +125,45 @@ class Search {
     return absl::OkStatus();
   }
 
+  // Whether memory allows it. What needs at least as much as something that doesn't fit, larger
+  // micro-batches or less made again, isn't reckoned.
+  absl::StatusOr<bool> MayFit(const LayoutShape& layout, const ScheduleForm& form) {
+    const int kept = static_cast<int>(
+        std::find(std::begin(kRecomputations), std::end(kRecomputations), layout.recomputation) -
+        std::begin(kRecomputations));
+    auto& known = unfit_[{GridOf(layout), form.kind}];
+    for (const auto& [size, level] : known) {
+      if (size <= layout.micro_batch_sequences && level <= kept) return false;
+    }
+    const absl::StatusOr<schedule::Schedule> schedule = MakeFormSchedule(
+        form, layout.parallelism.pipeline(), static_cast<int>(layout.micro_batches), {});
+    if (!schedule.ok()) return true;
+    FATHOM_ASSIGN_OR_RETURN(const v1::PredictedMemory memory, costs_.memory(layout, *schedule));
+    if (memory.peak_bytes() <= request_.usable_bytes) return true;
+    known.push_back({layout.micro_batch_sequences, kept});
+    TooLarge(layout, form, memory.peak_bytes());
+    return false;
+  }
+
+  // Splits depend on the layers' times only as far as one is a part of another.
+  absl::StatusOr<std::vector<std::vector<int64_t>>> KnownSplitsOf(const CostsByLayer& times,
+                                                                  const ScheduleForm& form,
+                                                                  int pipeline) {
+    std::vector<int64_t> key = {form.stages(pipeline), form.pairs, form.mirrored};
+    double most = 0;
+    std::vector<double> work = {BalancedWork(times.embedding, form.pairs)};
+    for (const PartCosts& layer : times.layers) work.push_back(BalancedWork(layer, form.pairs));
+    work.push_back(BalancedWork(times.head, form.pairs));
+    for (double one : work) most = std::max(most, one);
+    for (double one : work) key.push_back(most > 0 ? std::llround(one / most * kSplitSteps) : 0);
+    const auto found = splits_.find(key);
+    if (found != splits_.end()) return found->second;
+    FATHOM_ASSIGN_OR_RETURN(auto splits, SplitsOf(times, form, pipeline));
+    return splits_.emplace(std::move(key), std::move(splits)).first->second;
+  }
+
   // Keeps, of each grid, what came nearest to fitting.
   void TooLarge(const LayoutShape& layout, const ScheduleForm& form, int64_t bytes) {
-    ++result_.infeasible;
     if (!Takes(form.kind, layout.recomputation)) return;
     CostedLayout& kept = too_large_[GridOf(layout)];
     if (kept.peak_bytes != 0 && kept.peak_bytes <= bytes) return;
@@ -203,7 +221,7 @@ class Search {
     const absl::StatusOr<schedule::Schedule> schedule =
         MakeFormSchedule(option.form, option.layout.parallelism.pipeline(),
                          static_cast<int>(option.layout.micro_batches),
-                         StagesOf(*option.times, option.layout.stage_layers));
+                         StageCostsOf(StagesOf(*option.times, option.layout.stage_layers)));
     if (absl::IsInvalidArgument(schedule.status())) return std::optional<CostedLayout>();
     if (!schedule.ok()) return schedule.status();
     FATHOM_ASSIGN_OR_RETURN(CostedLayout costed,
@@ -290,105 +308,19 @@ class Search {
   std::vector<ScheduleForm> forms_;
 
   std::optional<CostedLayout> best_;
-  std::shared_ptr<const LayerTimes> best_times_;
+  std::shared_ptr<const CostsByLayer> best_times_;
   ScheduleForm best_form_;
   std::map<std::tuple<int, int, int>, CostedLayout> of_grid_;
   std::map<std::pair<std::string, Recomputation>, CostedLayout> of_kind_;
   std::map<std::tuple<int, int, int>, CostedLayout> too_large_;
+  // By grid and schedule: sizes of micro-batches and indices into kRecomputations.
+  std::map<std::pair<std::tuple<int, int, int>, std::string>, std::vector<std::pair<int64_t, int>>>
+      unfit_;
+  std::map<std::vector<int64_t>, std::vector<std::vector<int64_t>>> splits_;
   SearchResult result_;
 };
 
 }  // namespace
-
-LayoutShape WithShape(const LayoutShape& base, const Shape& shape, Recomputation recomputation) {
-  LayoutShape layout = base;
-  layout.parallelism = shape.parallelism;
-  layout.micro_batches = shape.micro_batches;
-  layout.micro_batch_sequences = shape.micro_batch_sequences;
-  layout.recomputation = recomputation;
-  layout.stage_layers.clear();
-  return layout;
-}
-
-std::vector<StageCosts> StagesOf(const LayerTimes& times,
-                                 const std::vector<int64_t>& stage_layers) {
-  std::vector<StageCosts> stages(stage_layers.size(), StageCosts{0, 0, 0, 0, 0});
-  size_t layer = 0;
-  for (size_t i = 0; i < stages.size(); ++i) {
-    for (int64_t n = 0; n < stage_layers[i]; ++n) Add(times.layers[layer++], &stages[i]);
-  }
-  FATHOM_CHECK(layer == times.layers.size()) << layer << " of " << times.layers.size();
-  Add(times.embedding, &stages.front());
-  Add(times.head, &stages.back());
-  return stages;
-}
-
-absl::StatusOr<std::vector<std::vector<int64_t>>> SplitsOf(const LayerTimes& times,
-                                                           const ScheduleForm& form, int pipeline) {
-  LayerCosts costs;
-  for (const StageCosts& layer : times.layers) costs.layers.push_back(WorkOf(layer, form.pairs));
-  costs.embedding = WorkOf(times.embedding, form.pairs);
-  costs.head = WorkOf(times.head, form.pairs);
-  const int stages = form.stages(pipeline);
-  FATHOM_ASSIGN_OR_RETURN(std::vector<int64_t> simple, SplitLayers(costs, stages));
-  std::vector<std::vector<int64_t>> splits = {std::move(simple)};
-  if (form.mirrored && pipeline > 1) {
-    FATHOM_ASSIGN_OR_RETURN(std::vector<int64_t> paired, SplitPairs(costs, stages));
-    if (paired != splits[0]) splits.push_back(std::move(paired));
-  }
-  return splits;
-}
-
-double LeastSeconds(const std::vector<StageCosts>& stages, const ScheduleForm& form, int pipeline,
-                    int64_t micro_batches) {
-  // Of a stage: the first micro-batch's way there, and the last one's back.
-  std::vector<double> there(stages.size());
-  std::vector<double> back(stages.size());
-  for (size_t i = 1; i < stages.size(); ++i) {
-    there[i] = there[i - 1] + stages[i - 1].forward;
-    back[i] = back[i - 1] + std::min(stages[i - 1].backward, stages[i - 1].backward_input);
-  }
-  const double passes = static_cast<double>(micro_batches) / form.directions;
-  double least = 0;
-  for (int rank = 0; rank < pipeline; ++rank) {
-    double work = 0;
-    double without_weight = 0;
-    double first = kNever;
-    double last = kNever;
-    for (int stage : StagesHeld(form, pipeline, rank)) {
-      const StageCosts& costs = stages[stage];
-      work += passes * WorkOf(costs, form.pairs);
-      without_weight += passes * std::min(WorkOf(costs, form.pairs) - costs.weight,
-                                          costs.forward + costs.backward_input);
-      first = std::min(first, there[stage]);
-      last = std::min(last, back[stage]);
-    }
-    least = std::max({least, first + work, first + std::max(0.0, without_weight) + last});
-  }
-  return least;
-}
-
-absl::StatusOr<CostedLayout> CostLayout(const LayoutShape& layout,
-                                        const schedule::Schedule& schedule, int64_t usable_bytes,
-                                        const CostFunctions& costs) {
-  CostedLayout result;
-  result.layout = layout;
-  result.schedule = schedule.kind;
-  result.run_by_ranks = RunByRanks(schedule.kind, layout.recomputation);
-  FATHOM_ASSIGN_OR_RETURN(const v1::PredictedMemory memory, costs.memory(layout, schedule));
-  result.peak_bytes = memory.peak_bytes();
-  result.fits = result.peak_bytes <= usable_bytes;
-  if (!result.fits) return result;
-  FATHOM_ASSIGN_OR_RETURN(const StepTimes step, costs.step(layout, schedule));
-  result.seconds = step.seconds;
-  result.breakdown = step.breakdown;
-  for (const StageTimes& stage : step.stages) {
-    if (stage.compute_s <= 0) continue;
-    result.communication_over_compute =
-        std::max(result.communication_over_compute, stage.communication_s / stage.compute_s);
-  }
-  return result;
-}
 
 absl::StatusOr<SearchResult> SearchLayouts(const SearchRequest& request,
                                            const CostFunctions& costs) {

@@ -40,6 +40,38 @@ v1::Parallelism Grid(int pipeline, int expert, int replicas) {
 
 double Ratio(double a, double b) { return std::abs(std::log(a / b)); }
 
+std::vector<v1::Parallelism> AllGrids(const SpaceLimits& limits) {
+  const int64_t most = std::min<int64_t>(limits.devices, limits::kMaxRanksPerJob);
+  std::vector<v1::Parallelism> grids;
+  for (int pipeline : Pipelines(limits)) {
+    for (int expert : Experts(limits)) {
+      for (int64_t replicas = 1; replicas * pipeline * expert <= most; ++replicas) {
+        grids.push_back(Grid(pipeline, expert, static_cast<int>(replicas)));
+      }
+    }
+  }
+  return grids;
+}
+
+std::vector<Shape> SortedByDistance(std::vector<Shape> shapes, const Shape& to) {
+  using Distance = std::pair<double, double>;
+  std::vector<std::pair<Distance, size_t>> order;
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    const v1::Parallelism& a = shapes[i].parallelism;
+    const v1::Parallelism& b = to.parallelism;
+    const double grid = Ratio(a.pipeline(), std::max(1, b.pipeline())) +
+                        Ratio(a.expert(), std::max(1, b.expert())) +
+                        Ratio(a.replicas(), std::max(1, b.replicas()));
+    const double size =
+        Ratio(shapes[i].micro_batch_sequences, std::max<int64_t>(1, to.micro_batch_sequences));
+    order.push_back({{grid, size}, i});
+  }
+  std::sort(order.begin(), order.end());
+  std::vector<Shape> sorted;
+  for (const auto& [distance, index] : order) sorted.push_back(std::move(shapes[index]));
+  return sorted;
+}
+
 }  // namespace
 
 std::string ToString(const v1::Parallelism& parallelism) {
@@ -101,32 +133,26 @@ std::vector<Shape> PartialShapes(const SpaceLimits& limits) {
 
 std::vector<Shape> NearestShapes(const SpaceLimits& limits, const Shape& to) {
   std::vector<Shape> shapes;
-  for (int pipeline : Pipelines(limits)) {
-    for (int expert : Experts(limits)) {
-      const int64_t most = limits.devices / (int64_t{pipeline} * expert);
-      for (int64_t replicas = 1; replicas <= most; ++replicas) {
-        const std::vector<Shape> found =
-            ShapesOf(limits, Grid(pipeline, expert, static_cast<int>(replicas)));
-        shapes.insert(shapes.end(), found.begin(), found.end());
-      }
+  for (const v1::Parallelism& grid : AllGrids(limits)) {
+    const std::vector<Shape> found = ShapesOf(limits, grid);
+    shapes.insert(shapes.end(), found.begin(), found.end());
+  }
+  return SortedByDistance(std::move(shapes), to);
+}
+
+std::vector<Shape> NearestShapesOfAnyBatch(const SpaceLimits& limits, const Shape& to) {
+  std::vector<Shape> shapes;
+  for (const v1::Parallelism& grid : AllGrids(limits)) {
+    Shape shape{grid, std::max<int64_t>(1, to.micro_batches),
+                std::max<int64_t>(1, to.micro_batch_sequences)};
+    if (grid.pipeline() > 1) {
+      shape.micro_batches = std::max<int64_t>(shape.micro_batches, 2 * grid.pipeline());
+      shape.micro_batches += shape.micro_batches % 2;
     }
+    if (shape.micro_batches > schedule::kMaxScheduleCells / (2 * grid.pipeline())) continue;
+    shapes.push_back(shape);
   }
-  using Distance = std::pair<double, double>;
-  std::vector<std::pair<Distance, size_t>> order;
-  for (size_t i = 0; i < shapes.size(); ++i) {
-    const v1::Parallelism& a = shapes[i].parallelism;
-    const v1::Parallelism& b = to.parallelism;
-    const double grid = Ratio(a.pipeline(), std::max(1, b.pipeline())) +
-                        Ratio(a.expert(), std::max(1, b.expert())) +
-                        Ratio(a.replicas(), std::max(1, b.replicas()));
-    const double size =
-        Ratio(shapes[i].micro_batch_sequences, std::max<int64_t>(1, to.micro_batch_sequences));
-    order.push_back({{grid, size}, i});
-  }
-  std::sort(order.begin(), order.end());
-  std::vector<Shape> sorted;
-  for (const auto& [distance, index] : order) sorted.push_back(std::move(shapes[index]));
-  return sorted;
+  return SortedByDistance(std::move(shapes), to);
 }
 
 }  // namespace fathom::planner

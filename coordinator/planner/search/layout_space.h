@@ -47,6 +47,10 @@ std::vector<Shape> PartialShapes(const SpaceLimits& limits);
 // ratios of pipeline, expert and replicas, then of the size of a micro-batch.
 std::vector<Shape> NearestShapes(const SpaceLimits& limits, const Shape& to);
 
+// The same, not with the same sequences a step but with micro-batches as `to` has, or as many more
+// as the pipeline needs.
+std::vector<Shape> NearestShapesOfAnyBatch(const SpaceLimits& limits, const Shape& to);
+
 // Micro-batch counts and sizes that `parallelism` can have.
 std::vector<Shape> ShapesOf(const SpaceLimits& limits, const v1::Parallelism& parallelism);
 

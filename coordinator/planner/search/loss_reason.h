@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "coordinator/planner/search/layout_search.h"
+#include "coordinator/planner/search/costed_layout.h"
 
 namespace fathom::planner {
 

@@ -64,12 +64,12 @@ class PairSplitter {
   };
   using Table = std::vector<std::map<State, Cell>>;  // [pair]
 
-  double Front(int begin, int end) const {
-    return prefix_[end] - prefix_[begin] + (begin == 0 ? costs_.embedding : 0);
+  double Front(int pair, int begin, int end) const {
+    return prefix_[end] - prefix_[begin] + (pair == 0 ? costs_.embedding : 0);
   }
   // The back's layers [begin, end), counted from the last.
-  double Back(int begin, int end) const {
-    return prefix_[layers_ - begin] - prefix_[layers_ - end] + (begin == 0 ? costs_.head : 0);
+  double Back(int pair, int begin, int end) const {
+    return prefix_[layers_ - begin] - prefix_[layers_ - end] + (pair == 0 ? costs_.head : 0);
   }
 
   template <typename Join>
@@ -92,11 +92,11 @@ class PairSplitter {
     const bool last = pair == pairs_ - 1;
     const auto [front, back] = from;
     for (int a = least; front + a + back <= layers_; ++a) {
-      const double front_cost = Front(front, front + a);
+      const double front_cost = Front(pair, front, front + a);
       if (front_cost > limit) break;
       int b = last ? layers_ - front - back - a : least;
       for (; front + a + back + b <= layers_ && b >= least; ++b) {
-        const double back_cost = Back(back, back + b);
+        const double back_cost = Back(pair, back, back + b);
         if (front_cost + back_cost > limit) break;
         const State to(front + a, back + b);
         const double left = prefix_[layers_ - to.second] - prefix_[to.first];

@@ -16,22 +16,14 @@
 #ifndef FATHOM_COORDINATOR_PLANNER_SEARCH_PREDICT_H_
 #define FATHOM_COORDINATOR_PLANNER_SEARCH_PREDICT_H_
 
-#include <cstdint>
 #include <string>
-#include <vector>
 
-#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "coordinator/planner/search/predicted_job.h"
 #include "proto/fathom/v1/hardware.pb.h"
 #include "proto/fathom/v1/job.pb.h"
-#include "proto/fathom/v1/prediction.pb.h"
 
 namespace fathom::planner {
-
-inline constexpr int64_t kDefaultSequencesPerDevice = 8;
-// Part of a device's memory that no layout may count on: the driver's context, the libraries'
-// own buffers, what allocators lose between blocks. Assumed.
-inline constexpr double kReservedMemoryPart = 0.05;
 
 struct PredictOptions {
   // Whether to look for layouts even if the job names one (it is then compared with them).
@@ -42,25 +34,13 @@ struct PredictOptions {
   int candidates = 8;    // runners-up to tell of
 };
 
-struct PredictedJob {
-  v1::Prediction prediction;
-  v1::Timeline timeline;  // of one lane
-};
-
 // `job` as submitted: a layout counts as named when spec.parallelism is given. `cluster` as
 // written. INVALID_ARGUMENT, FAILED_PRECONDITION, RESOURCE_EXHAUSTED: what of them is wrong,
 // doesn't fit, or which memory is exceeded by what, with the nearest feasible layouts
-// (SuggestedLayouts). FAILED_PRECONDITION also: a "cpu" device without measured op times.
-// SearchSummary.seconds is the caller's to set: no clock is read here.
+// (SuggestedLayouts of suggestion.h). FAILED_PRECONDITION also: a "cpu" device without measured op
+// times. SearchSummary.seconds is the caller's to set: no clock is read here.
 absl::StatusOr<PredictedJob> Predict(const v1::Job& job, const v1::ClusterDescription& cluster,
                                      const PredictOptions& options);
-
-// What a refusal of Predict suggests, nearest first: each plans when the job names it (WithLayout),
-// on a cluster of at least `nodes` nodes in the pool where that is not 0.
-std::vector<v1::PredictedLayout> SuggestedLayouts(const absl::Status& refusal);
-
-// The job with this layout and its micro-batches in place of its own.
-v1::Job WithLayout(v1::Job job, const v1::PredictedLayout& layout);
 
 }  // namespace fathom::planner
 
