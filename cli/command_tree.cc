@@ -45,6 +45,8 @@ class CommandTree {
     AddProfileMachine();
     AddModel();
     AddExperts();
+    AddPlan();
+    AddWhatIf();
     AddOthers();
   }
 
@@ -503,6 +505,89 @@ class CommandTree {
         ->allow_extra_args(false)
         ->take_all();
     leaf->add_flag("--tensors", options.tensors, "List every tensor and who owns it");
+  }
+
+  // What plan and whatif are asked about.
+  void AddPlanned(CLI::App* leaf, PlanOptions& options) {
+    Mark(leaf->add_option("-f,--file", options.file, "Job file (YAML); - for standard input"),
+         ArgumentKind::kFile)
+        ->type_name("FILE")
+        ->required();
+    Mark(leaf->add_option("--cluster", options.cluster, "Cluster file (YAML)"), ArgumentKind::kFile)
+        ->type_name("FILE")
+        ->required();
+    leaf->add_option("--set", options.overrides,
+                     "Override a field of the job: spec.training.micro_batches=240; may be "
+                     "repeated")
+        ->type_name("FIELD=VALUE")
+        ->allow_extra_args(false)
+        ->take_all();
+    CLI::Option* kind =
+        leaf->add_option("--schedule", options.schedule,
+                         "Kind of the pipeline's schedule; default as ranks run, or the best")
+            ->type_name("KIND");
+    arguments_[kind] = {ArgumentKind::kChoice, schedule::ScheduleKinds()};
+    leaf->add_flag("--take-best", options.take_best,
+                   "Take the best layout that is found, even if the job names another");
+  }
+
+  void AddPlan() {
+    PlanOptions& options = options_.plan;
+    CLI::App* plan = Leaf(&app_, "plan", Command::kPlan,
+                          "Predict a job's step, memory and cost on a described cluster; needs no "
+                          "coordinator");
+    plan->footer(absl::StrCat(
+        "Example:\n  fathomctl plan -f deploy/examples/deepseek-v3.yaml --cluster "
+        "deploy/examples/h800-256.yaml --svg step.svg\n\n-o wide adds the times of every stage; "
+        "-o json and yaml hold all there is.\n",
+        kFooter));
+    AddPlanned(plan, options);
+    plan->add_flag("--no-search", options.no_search,
+                   "Don't compare a layout that the job names with others");
+    Mark(plan->add_option("--svg", options.svg, "Write a picture of the pipeline's step"),
+         ArgumentKind::kFile)
+        ->type_name("FILE");
+    Mark(plan->add_option("--trace", options.trace,
+                          "Write the step as a Chrome trace, for Perfetto or chrome://tracing"),
+         ArgumentKind::kFile)
+        ->type_name("FILE");
+  }
+
+  void AddWhatIf() {
+    WhatIfOptions& options = options_.whatif;
+    CLI::App* whatif = Group(&app_, "whatif",
+                             "What a loss of nodes or another cluster would mean for a job; needs "
+                             "no coordinator");
+    const auto add_nodes = [&](const char* name, Command command, const char* help) {
+      CLI::App* leaf = Leaf(whatif, name, command, help);
+      leaf->add_option("nodes", options.nodes, "Names, <pool>-<index>")
+          ->type_name("NODE")
+          ->required();
+      leaf->add_option("--steps-done", options.steps_done,
+                       "Steps that the job has done by then; default unknown")
+          ->check(CLI::NonNegativeNumber)
+          ->type_name("STEPS");
+      AddPlanned(leaf, options.plan);
+      leaf->footer(absl::StrCat("Example:\n  fathomctl whatif ", name,
+                                " h800-3 -f deploy/examples/deepseek-v3.yaml --cluster "
+                                "deploy/examples/h800-256.yaml\n\n",
+                                kFooter));
+    };
+    add_nodes("kill", Command::kWhatIfKill, "If nodes died all at once");
+    add_nodes("drain", Command::kWhatIfDrain, "If nodes were drained");
+    CLI::App* cluster = Leaf(whatif, "cluster", Command::kWhatIfCluster,
+                             "If the job ran on another cluster, with the best layout there");
+    Mark(cluster->add_option("other", options.other, "The other cluster's file (YAML)"),
+         ArgumentKind::kFile)
+        ->type_name("FILE")
+        ->required();
+    AddPlanned(cluster, options.plan);
+    cluster->footer(
+        absl::StrCat("Example:\n  fathomctl whatif cluster "
+                     "deploy/examples/h100-128.yaml -f "
+                     "deploy/examples/deepseek-v3.yaml --cluster "
+                     "deploy/examples/h800-256.yaml\n\n",
+                     kFooter));
   }
 
   void AddOthers() {

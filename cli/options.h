@@ -46,6 +46,10 @@ enum class Command : uint8_t {
   kProfileMachine,
   kModel,
   kExpertsPlan,
+  kPlan,
+  kWhatIfKill,
+  kWhatIfDrain,
+  kWhatIfCluster,
   kVersion,
   kCompletion,
   kHelpExitCodes,
@@ -234,6 +238,8 @@ struct Options {
   ProfileMachineOptions profile_machine;
   ModelOptions model;
   ExpertsOptions experts;
+  PlanOptions plan;
+  WhatIfOptions whatif;
   std::string shell;  // completion
 };
 

@@ -11,13 +11,15 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "cli/page.h"
+#include "common/base/text.h"
 
 namespace fathom::cli {
 namespace {
 
 constexpr size_t kBarColumns = 40;
 constexpr double kHour = 3600;
-constexpr int kFatalPairsNamed = 3;
+constexpr size_t kFatalPairsNamed = 3;
+constexpr size_t kHoldsBytesMax = 100;
 
 // "2,048 × NVIDIA H800 SXM on 256 nodes"
 std::string DevicesText(const v1::Prediction& prediction) {
@@ -251,7 +253,9 @@ std::vector<std::string> CandidateRow(const v1::Candidate& candidate,
 }
 
 bool SameLayout(const v1::PredictedLayout& a, const v1::PredictedLayout& b) {
-  return LayoutText(a) == LayoutText(b);
+  return LayoutText(a) == LayoutText(b) &&
+         std::equal(a.stage_layers().begin(), a.stage_layers().end(), b.stage_layers().begin(),
+                    b.stage_layers().end());
 }
 
 std::string SearchSection(const v1::Prediction& prediction) {
@@ -313,9 +317,10 @@ std::string SurvivabilityText(const v1::Survivability& survivability) {
   std::vector<std::string> pairs;
   for (const v1::NodePair& pair : survivability.fatal_pairs()) {
     if (pairs.size() == kFatalPairsNamed) break;
-    pairs.push_back(
-        CleanText(absl::StrCat(pair.first(), " + ", pair.second(),
-                               pair.holds().empty() ? "" : absl::StrCat(" (", pair.holds(), ")"))));
+    // What the first one holds stands for what the others do.
+    const std::string holds = pairs.empty() ? CutText(pair.holds(), kHoldsBytesMax) : "";
+    pairs.push_back(CleanText(absl::StrCat(pair.first(), " + ", pair.second(),
+                                           holds.empty() ? "" : absl::StrCat(" (", holds, ")"))));
   }
   const int64_t unnamed = survivability.fatal_pair_count() - static_cast<int64_t>(pairs.size());
   if (unnamed > 0 && !pairs.empty()) pairs.push_back(absl::StrCat(WholeText(unnamed), " more"));

@@ -1,5 +1,6 @@
 #include "cli/plan_verb.h"
 
+#include <algorithm>
 #include <ostream>
 
 #include "absl/strings/str_cat.h"
@@ -27,6 +28,25 @@ absl::Status WriteFor(const char* option, const std::string& path, const std::st
 std::string PictureTitle(const v1::Prediction& prediction) {
   return absl::StrCat(prediction.job(), " on ", prediction.cluster(), ": a step as predicted, ",
                       prediction.layout().schedule());
+}
+
+// What a step takes beyond the instructions that are timed, such as jitter, as a last part of every
+// rank: so the timeline is as long as the step.
+v1::Timeline WithTheRest(v1::Timeline timeline, double step_seconds) {
+  double end = 0;
+  for (const v1::RankTimes& rank : timeline.ranks()) {
+    for (const v1::TimedInstruction& instruction : rank.instructions()) {
+      end = std::max(end, instruction.end_s());
+    }
+  }
+  if (step_seconds <= end) return timeline;
+  for (v1::RankTimes& rank : *timeline.mutable_ranks()) {
+    v1::TimedInstruction& rest = *rank.add_instructions();
+    rest.set_what("other");
+    rest.set_start_s(end);
+    rest.set_end_s(step_seconds);
+  }
+  return timeline;
 }
 
 }  // namespace
@@ -67,14 +87,13 @@ absl::Status RunPlan(const PlanOptions& options, Session& session) {
                             absl::StrCat(options.file, " on ", options.cluster));
   }
   const v1::Prediction& prediction = predicted->prediction;
+  const v1::Timeline timeline = WithTheRest(predicted->timeline, prediction.step().seconds());
   if (!options.svg.empty()) {
-    FATHOM_RETURN_IF_ERROR(
-        WriteFor("--svg", options.svg,
-                 PipelineSvg(predicted->timeline, {.title = PictureTitle(prediction)}), session));
+    FATHOM_RETURN_IF_ERROR(WriteFor(
+        "--svg", options.svg, PipelineSvg(timeline, {.title = PictureTitle(prediction)}), session));
   }
   if (!options.trace.empty()) {
-    FATHOM_RETURN_IF_ERROR(
-        WriteFor("--trace", options.trace, ChromeTrace(predicted->timeline), session));
+    FATHOM_RETURN_IF_ERROR(WriteFor("--trace", options.trace, ChromeTrace(timeline), session));
   }
   if (session.for_people()) {
     session.out() << PlanPage(prediction, session.format() == OutputFormat::kWide);

@@ -16,6 +16,7 @@
 #include "cli/logs_verb.h"
 #include "cli/model_verb.h"
 #include "cli/node_verbs.h"
+#include "cli/plan_verb.h"
 #include "cli/preflight_verb.h"
 #include "cli/profile_machine_verb.h"
 #include "cli/profile_verbs.h"
@@ -23,6 +24,7 @@
 #include "cli/render.h"
 #include "cli/schedule_verb.h"
 #include "cli/trace_verb.h"
+#include "cli/whatif_verb.h"
 #include "common/base/status_util.h"
 
 namespace fathom::cli {
@@ -74,6 +76,14 @@ absl::Status RunWithFiles(const Options& options, Session& session) {
       return RunExpertsPlan(options.experts, session);
     case Command::kModel:
       return RunModel(options.model, session);
+    case Command::kPlan:
+      return RunPlan(options.plan, session);
+    case Command::kWhatIfKill:
+      return RunWhatIfKill(options.whatif, session);
+    case Command::kWhatIfDrain:
+      return RunWhatIfDrain(options.whatif, session);
+    case Command::kWhatIfCluster:
+      return RunWhatIfCluster(options.whatif, session);
     case Command::kSchedule:
       return RunSchedule(options.schedule, session);
     case Command::kProfileMachine:

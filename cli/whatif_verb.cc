@@ -291,11 +291,15 @@ std::string WhatIfPage(const v1::WhatIf& answer) {
   if (answer.has_comparison()) {
     out += ComparisonSection(answer.comparison(), answer);
   } else {
-    absl::StrAppend(&out, AfterwardsSection(answer), MovesSection(answer), LossSection(answer));
+    absl::StrAppend(&out, AfterwardsSection(answer), MovesSection(answer));
+    if (answer.time_lost().total_s() > 0 || answer.money_lost().gpu_hours() > 0) {
+      out += LossSection(answer);
+    }
   }
   if (answer.has_survivability_after()) {
-    absl::StrAppend(&out, Heading("What is left survives"),
-                    SurvivabilityText(answer.survivability_after()));
+    absl::StrAppend(
+        &out, Heading(answer.has_comparison() ? "What it survives there" : "What is left survives"),
+        SurvivabilityText(answer.survivability_after()));
   }
   if (answer.assumptions_size() > 0) {
     absl::StrAppend(&out, Heading("What is taken for granted"),
