@@ -99,8 +99,10 @@ class PairSplitter {
         const double back_cost = Back(pair, back, back + b);
         if (front_cost + back_cost > limit) break;
         const State to(front + a, back + b);
+        const int later = pairs_ - 1 - pair;
+        if (layers_ - to.first - to.second < 2 * later) break;  // a layer for each stage
         const double left = prefix_[layers_ - to.second] - prefix_[to.first];
-        if (left > limit * (pairs_ - 1 - pair)) continue;
+        if (left > limit * later) continue;
         const double joined = join(value, front_cost, back_cost);
         Cell& cell = (*next)[to];
         if (joined < cell.value) cell = {joined, from};
