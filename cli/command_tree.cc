@@ -11,6 +11,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/time/time.h"
 #include "cli/exit_code.h"
+#include "common/base/limits.h"
 #include "common/cluster/device_profiles.h"
 #include "common/schedule/named_schedules.h"
 #include "common/schedule/searched_schedule.h"
@@ -435,6 +436,41 @@ class CommandTree {
                      "that moves less")
         ->check(CLI::Range(0.0, 1.0))
         ->capture_default_str();
+    AddExpertsTraffic(experts);
+  }
+
+  void AddExpertsTraffic(CLI::App* experts) {
+    ExpertsTrafficOptions& options = options_.experts_traffic;
+    CLI::App* traffic = Leaf(experts, "traffic", Command::kExpertsTraffic,
+                             "Foretell what a recorded routing puts on each link of a cluster");
+    const auto file = [&](const char* name, std::string& path, const char* help) {
+      return Mark(traffic->add_option(name, path, help), ArgumentKind::kFile)->type_name("FILE");
+    };
+    file("--trace", options.trace, "What the router chose (JSON, see below)")->required();
+    file("--cluster", options.cluster,
+         "Cluster file (YAML); ranks take the first devices of its first pool")
+        ->required();
+    file("--placement", options.placement,
+         "Where the experts lie, as `experts plan -o json` prints it; default equal runs of them");
+    traffic->add_option("--layers", options.layers, "Only the trace's first; default all")
+        ->check(CLI::PositiveNumber)
+        ->type_name("LAYERS");
+    const auto bytes = [&](const char* name, int64_t& size, const char* help) {
+      traffic->add_option(name, size, help)
+          ->check(CLI::Range(int64_t{1}, limits::kMaxBytesOfToken))
+          ->type_name("BYTES");
+    };
+    bytes("--dispatch-bytes", options.dispatch_bytes,
+          "Of a token on its way to its experts; default as DeepSeek-V3 in FP8");
+    bytes("--combine-bytes", options.combine_bytes,
+          "Of a token on its way back; default as DeepSeek-V3 in BF16");
+    traffic->footer(absl::StrCat(
+        "The trace holds, by layer, expert rank and token, the distinct experts that the token "
+        "chose:\n  {\"experts\": 256, \"groups\": 8, \"topk_group\": 4,\n   \"layers\": "
+        "[{\"ranks\": [[[3, 17, ..], ..], ..]}, ..]}\ngroups and topk_group may be left out; "
+        "topk_group is the most nodes that a token should visit.\nTimes are those of the slowest "
+        "link. -o json and yaml hold the bytes of every link and layer.\n\n",
+        kFooter));
   }
 
   void AddProfileMachine() {

@@ -130,13 +130,9 @@ absl::StatusOr<std::string> ReadStandardInput() {
   return text;
 }
 
-}  // namespace
-
-absl::StatusOr<ExpertsFile> ParseExpertsFile(absl::string_view text,
-                                             const std::string& source_name) {
-  Json json;
+absl::StatusOr<Json> ParseJson(absl::string_view text, const std::string& source_name) {
   try {
-    json = Json::parse(text.begin(), text.end());
+    return Json::parse(text.begin(), text.end());
   } catch (const Json::exception& error) {
     // "[json.exception.parse_error.101] parse error at line 1, column 2: ..."
     const absl::string_view what = error.what();
@@ -145,6 +141,30 @@ absl::StatusOr<ExpertsFile> ParseExpertsFile(absl::string_view text,
         source_name,
         " is not JSON: ", CutText(what.substr(begin == what.npos ? 0 : begin + 2), 200)));
   }
+}
+
+absl::StatusOr<std::vector<std::vector<int>>> SlotsOf(const Json& json) {
+  constexpr char kSlots[] = "physical_to_logical";
+  if (!json.is_object() || !json.contains("layers") || !json["layers"].is_array()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "it holds ", Quoted(json), ", not an object {\"layers\": [{\"", kSlots, "\": [..]}, ..]}"));
+  }
+  Json rows = Json::array();
+  for (const Json& layer : json["layers"]) {
+    if (!layer.is_object() || !layer.contains(kSlots)) {
+      return absl::InvalidArgumentError(absl::StrCat("layers[", rows.size(), "] is ", Quoted(layer),
+                                                     ", not an object with ", kSlots));
+    }
+    rows.push_back(layer[kSlots]);
+  }
+  return RowsOf<int>(rows, kSlots, IntOf);
+}
+
+}  // namespace
+
+absl::StatusOr<ExpertsFile> ParseExpertsFile(absl::string_view text,
+                                             const std::string& source_name) {
+  FATHOM_ASSIGN_OR_RETURN(const Json json, ParseJson(text, source_name));
   auto file = FileOf(json);
   if (!file.ok()) return WithContext(file.status(), source_name);
   return file;
@@ -157,6 +177,14 @@ absl::StatusOr<ExpertsFile> LoadExpertsFile(const std::string& path) {
   }
   FATHOM_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxFileBytes));
   return ParseExpertsFile(text, path);
+}
+
+absl::StatusOr<std::vector<std::vector<int>>> LoadPlacementFile(const std::string& path) {
+  FATHOM_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxFileBytes));
+  FATHOM_ASSIGN_OR_RETURN(const Json json, ParseJson(text, path));
+  auto slots = SlotsOf(json);
+  if (!slots.ok()) return WithContext(slots.status(), path);
+  return slots;
 }
 
 }  // namespace fathom::cli

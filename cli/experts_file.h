@@ -29,6 +29,10 @@ absl::StatusOr<ExpertsFile> ParseExpertsFile(absl::string_view text,
 // "-": standard input. ReadFile's codes, too.
 absl::StatusOr<ExpertsFile> LoadExpertsFile(const std::string& path);
 
+// What `experts plan -o json` prints: the expert of each slot, layer by layer. INVALID_ARGUMENT:
+// not that; ReadFile's codes.
+absl::StatusOr<std::vector<std::vector<int>>> LoadPlacementFile(const std::string& path);
+
 }  // namespace fathom::cli
 
 #endif  // FATHOM_CLI_EXPERTS_FILE_H_

@@ -46,6 +46,7 @@ enum class Command : uint8_t {
   kProfileMachine,
   kModel,
   kExpertsPlan,
+  kExpertsTraffic,
   kPlan,
   kWhatIfKill,
   kWhatIfDrain,
@@ -174,6 +175,15 @@ struct ExpertsOptions {
   double tolerance = 0.02;
 };
 
+struct ExpertsTrafficOptions {
+  std::string trace;           // file
+  std::string cluster;         // file
+  std::string placement;       // file; empty: equal runs of experts
+  int layers = 0;              // the first ones; 0: all
+  int64_t dispatch_bytes = 0;  // of a token; 0: as DeepSeek-V3 in FP8
+  int64_t combine_bytes = 0;   // the same
+};
+
 struct ModelOptions {
   std::string file;                    // "-": standard input
   std::vector<std::string> overrides;  // "spec.parallelism.pipeline=8"
@@ -238,6 +248,7 @@ struct Options {
   ProfileMachineOptions profile_machine;
   ModelOptions model;
   ExpertsOptions experts;
+  ExpertsTrafficOptions experts_traffic;
   PlanOptions plan;
   WhatIfOptions whatif;
   std::string shell;  // completion

@@ -9,6 +9,7 @@
 #include "cli/completion.h"
 #include "cli/data_verbs.h"
 #include "cli/exit_code.h"
+#include "cli/experts_traffic_verb.h"
 #include "cli/experts_verbs.h"
 #include "cli/get_verbs.h"
 #include "cli/job_verbs.h"
@@ -74,6 +75,8 @@ absl::Status RunWithFiles(const Options& options, Session& session) {
       return RunDataVerify(options.data, session);
     case Command::kExpertsPlan:
       return RunExpertsPlan(options.experts, session);
+    case Command::kExpertsTraffic:
+      return RunExpertsTraffic(options.experts_traffic, session);
     case Command::kModel:
       return RunModel(options.model, session);
     case Command::kPlan:

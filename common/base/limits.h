@@ -52,6 +52,9 @@ inline constexpr int kMaxStrangerConnections = 256;
 
 // Files.
 inline constexpr int64_t kMaxConfigBytes = 1 << 20;
+inline constexpr int64_t kMaxRoutingTraceBytes = int64_t{256} << 20;
+inline constexpr int kMaxTracedLayers = 1024;
+inline constexpr int64_t kMaxBytesOfToken = int64_t{1} << 30;  // on its way to an expert
 inline constexpr int kMaxYamlDepth = 32;
 inline constexpr int kMaxYamlNodes = 100'000;  // after aliases are followed
 inline constexpr int64_t kMaxManifestBytes = int64_t{1} << 30;
@@ -81,6 +84,8 @@ static_assert(int64_t{kMaxRanksPerJob} * 512 + kMaxJobBytes < kMaxRankMessageByt
 static_assert(kMaxCommitBatch <= kMaxPendingEvents);
 static_assert(kMaxConfigBytes >= kMaxJobBytes);
 static_assert(kMaxTextBytes < kMaxJobBytes);
+// A choice of an expert takes two bytes of a trace or more; what all tokens bring fits an int64_t.
+static_assert(kMaxRoutingTraceBytes / 2 <= (int64_t{1} << 62) / kMaxBytesOfToken);
 
 }  // namespace fathom::limits
 

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/check.h"
+#include "common/base/limits.h"
 #include "common/base/status_util.h"
 #include "coordinator/planner/expert_placement.h"
 
@@ -309,9 +310,9 @@ absl::Status CheckRequest(const RoutingTrace& trace, const SlotsOfLayers& slots,
         "the placement has ", slots.size(), " layers, but the trace has ", trace.layers.size()));
   }
   for (const int64_t bytes : {sizes.dispatch, sizes.combine}) {
-    if (bytes < 1 || bytes > kMaxBytesOfToken) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("a token of ", bytes, " bytes; it may have 1 to ", kMaxBytesOfToken));
+    if (bytes < 1 || bytes > limits::kMaxBytesOfToken) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "a token of ", bytes, " bytes; it may have 1 to ", limits::kMaxBytesOfToken));
     }
   }
   return absl::OkStatus();

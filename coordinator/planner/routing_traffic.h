@@ -31,8 +31,6 @@
 
 namespace fathom::planner {
 
-inline constexpr int64_t kMaxBytesOfToken = int64_t{1} << 30;  // times all tokens fits int64_t
-
 // The tokens of one expert rank in one layer, each with the experts it chose.
 class RoutedTokens {
  public:
@@ -146,7 +144,7 @@ struct TokenSizes {
 // `slots`: of every layer, or one layer for all; slots are dealt to the group's ranks in equal
 // runs. CheckTrace's codes; INVALID_ARGUMENT: the group has not the trace's ranks, slots that the
 // ranks don't divide, a layer without slots or an expert without one, sizes that are not positive
-// or above kMaxBytesOfToken.
+// or above limits::kMaxBytesOfToken.
 absl::StatusOr<RoutingTraffic> PredictRoutingTraffic(const RoutingTrace& trace,
                                                      const SlotsOfLayers& slots,
                                                      const GroupLinks& group,
