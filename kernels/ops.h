@@ -219,7 +219,7 @@ class Ops {
   virtual void CrossEntropy(const Matrix& logits, const int32_t* labels, double gradient_scale,
                             double* loss) = 0;
 
-  // Group-limited sigmoid routing (facts section 1). logits [T, E] F32 or F64; bias [1, E] of the
+  // Group-limited sigmoid routing (DeepSeek-V3 report, section 2.1.2). logits [T, E] F32 or F64; bias [1, E] of the
   // same dtype, for selection only. experts int32 [T, K], descending by biased score, ties to the
   // lowest id; weights [T, K] of the logits' dtype. Adds to loads int64 [E] the tokens each expert
   // got. Returns the sum over sequences of the balance loss, alpha included (0 when alpha is 0).

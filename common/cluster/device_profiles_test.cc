@@ -63,7 +63,7 @@ TEST(DeviceProfilesTest, EveryProfile_IsSoundAndSourced) {
   }
 }
 
-// facts.md sections 4 and 5.
+// The figures of the DeepEP and DeepGEMM repositories.
 TEST(DeviceProfilesTest, H800_HasThePublishedFigures) {
   const v1::DeviceProfile h800 = Profile("H800");
   EXPECT_EQ(RateOf(h800, "gemm", "e4m3", 0, 2112, 7168), 1058);

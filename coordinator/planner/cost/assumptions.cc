@@ -116,15 +116,17 @@ std::vector<AskedAssumption> AssumptionsOf(const CostInput& input) {
     messages.free_messages = true;
     out.push_back(Of(
         "messages between stages", "waited for before each instruction, nothing beside them",
-        "the public DualPipe code commits its messages and waits (facts.md section 3)", messages));
+        "the public DualPipe code (github.com/deepseek-ai/DualPipe) commits its messages and waits",
+        messages));
   }
   Choices reduced;
   reduced.free_reduction = true;
   out.push_back(Of("gradient reduction", "not hidden behind the last weight gradients",
                    "worker/engine reduces after the last instruction", reduced));
-  out.push_back(Of("fused kernels", "elementwise ops run in the kernel that makes their input",
-                   "assumed: as op_fusion.h lists; facts.md section 2 names what is kept in FP8",
-                   std::nullopt));
+  out.push_back(
+      Of("fused kernels", "elementwise ops run in the kernel that makes their input",
+         "assumed: as op_fusion.h lists; arXiv 2412.19437, section 3.3, names what is kept in FP8",
+         std::nullopt));
   return out;
 }
 

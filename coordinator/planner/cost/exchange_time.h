@@ -3,7 +3,7 @@
 //
 // A token goes once to every scale-up domain that holds one of its experts, over the network to the
 // rank of the same index there, and from there to each of its target ranks; the way back is the
-// reverse, summing at each hop (facts.md section 4). Within one domain there is no network. Where
+// reverse, summing at each hop (as DeepEP does). Within one domain there is no network. Where
 // the device has measured rates of such an exchange they count, else what its links reach.
 //
 // How many domains and ranks a token meets is an exact expectation: every set of `topk_group`

@@ -3,11 +3,11 @@
 //
 // What must be done before tokens can be dispatched (norm, router) counts with attention, and so
 // does what follows the combine (residual). Ops take what op_rate says, of the calls as op_fusion
-// joins them, with each expert's rows padded to whole tiles of 128 (facts.md section 5), half a
+// joins them, with each expert's rows padded to whole tiles of 128 (as DeepGEMM does), half a
 // tile on average.
 //
 // Where tokens are exchanged, compute has the compute units that are not given to communication,
-// always (arXiv 2412.19437, section 3.2.2; facts.md section 2). Beside an exchange it has, of the
+// always (arXiv 2412.19437, section 3.2.2). Beside an exchange it has, of the
 // memory's bandwidth, what the exchange's own copies leave, spread over the layer.
 #ifndef FATHOM_COORDINATOR_PLANNER_COST_LAYER_TIME_H_
 #define FATHOM_COORDINATOR_PLANNER_COST_LAYER_TIME_H_

@@ -10,7 +10,7 @@
 // memory's bandwidth what moves bytes.
 //
 // Products write their output when their arithmetic is done, not beside it: published rates fall
-// with K as an output in BF16 written at the memory's rate explains (facts.md section 5: 1358
+// with K as an output in BF16 written at the memory's rate explains (DeepGEMM: 1358
 // TFLOPS at K 16384, 1025 at 2048, 590 at 512). So what an accumulation in FP32 reads and writes
 // beyond that is added.
 //

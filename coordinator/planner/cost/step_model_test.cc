@@ -111,11 +111,11 @@ double Sum(const v1::StepBreakdown& parts) {
 }
 
 TEST(StepModel, PublishedRun_IsWithinTenPercent) {
-  // arXiv 2412.19437: 180K GPU-hours per trillion tokens; facts.md section 7: 19.926 s a step.
+  // arXiv 2412.19437: 180K GPU-hours per trillion tokens; arXiv 2505.09343: 19.926 s a step.
   const absl::StatusOr<StepTimes> step = World(Published()).Predict();
   ASSERT_TRUE(step.ok()) << step.status();
   EXPECT_NEAR(step->seconds, 19.926, 0.1 * 19.926);
-  // Neither more nor less than a schedule's share of it; facts.md section 3: 129 ms a pair of four
+  // Neither more nor less than a schedule's share of it; the public trace: 129 ms a pair of four
   // layers, 118.2 of them computing.
   EXPECT_GT(step->breakdown.overlapped_s(), 0.5 * step->seconds);
   EXPECT_NEAR(step->stages[5].compute_s, 0.1182, 0.1 * 0.1182);
