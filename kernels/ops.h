@@ -219,10 +219,11 @@ class Ops {
   virtual void CrossEntropy(const Matrix& logits, const int32_t* labels, double gradient_scale,
                             double* loss) = 0;
 
-  // Group-limited sigmoid routing (DeepSeek-V3 report, section 2.1.2). logits [T, E] F32 or F64; bias [1, E] of the
-  // same dtype, for selection only. experts int32 [T, K], descending by biased score, ties to the
-  // lowest id; weights [T, K] of the logits' dtype. Adds to loads int64 [E] the tokens each expert
-  // got. Returns the sum over sequences of the balance loss, alpha included (0 when alpha is 0).
+  // Group-limited sigmoid routing (DeepSeek-V3 report, section 2.1.2). logits [T, E] F32 or F64;
+  // bias [1, E] of the same dtype, for selection only. experts int32 [T, K], descending by biased
+  // score, ties to the lowest id; weights [T, K] of the logits' dtype. Adds to loads int64 [E] the
+  // tokens each expert got. Returns the sum over sequences of the balance loss, alpha included (0
+  // when alpha is 0).
   virtual double RouterForward(const RouterShape& shape, const Matrix& logits, const Matrix& bias,
                                int32_t* experts, const Matrix& weights, int64_t* loads) = 0;
   // dlogits (overwritten) from dweights [T, K] through the chosen sigmoid scores, plus the gradient
