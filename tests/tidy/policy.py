@@ -8,6 +8,7 @@ MAX_MAIN_LINES = 150
 
 # --- Pure code: input and `now` in, output out (style.md 3 and 4) ---
 PURE_PACKAGES = (
+    "common/calibration",
     "common/cluster",
     "common/health",
     "common/model",

@@ -12,6 +12,7 @@
 #include "common/calibration/op_time_formula.h"
 #include "common/calibration/op_time_names.h"
 #include "common/calibration/step_work.h"
+#include "common/cluster/device_profiles.h"
 #include "common/model/layer_ops.h"
 #include "common/model/parameter_layout.h"
 #include "common/plan/job_resolve.h"
@@ -23,6 +24,7 @@
 #include "worker/calibration/message_probe.h"
 #include "worker/calibration/metered_ops.h"
 #include "worker/calibration/op_fit.h"
+#include "worker/calibration/profile_run.h"
 #include "worker/calibration/training_run.h"
 
 namespace fathom::calibration {
@@ -242,6 +244,39 @@ TEST(MessageProbeTest, MessagesAndHashes_TakeTime) {
   }
   EXPECT_GT(ProbeHash(&clock), 0);
   EXPECT_GT(ProbeClock(&clock), 0);
+}
+
+TEST(ProfileRunTest, ShortProfile_HasAnEntryForEveryOpOfAJobItHasNotSeen) {
+  const RealClock clock;
+  ProfileOptions options;
+  options.scratch_folder = testing::TempDir();
+  options.precisions = {"fp32"};
+  options.steps = 1;
+  options.machine = "a test's machine";
+  int told = 0;
+  const auto profiled = RunProfile(options, &clock, [&](absl::string_view) { ++told; });
+  ASSERT_TRUE(profiled.ok()) << profiled.status();
+  EXPECT_GT(told, 2);
+  EXPECT_TRUE(cluster::CheckProfile(profiled->profile).ok())
+      << cluster::CheckProfile(profiled->profile);
+  const v1::OpTimes& times = profiled->profile.op_times();
+  for (const auto& [name, sums] : ListedOps(SmallSpec("fp32", 1, 1))) {
+    double seconds = 0;
+    for (const v1::OpTime& entry : times.ops()) {
+      if (absl::StrCat(entry.op(), "/", entry.format()) != name) continue;
+      seconds = SecondsOf(entry, {.count = sums.calls, .flops = sums.flops, .bytes = sums.bytes});
+    }
+    EXPECT_GT(seconds, 0) << name;
+    EXPECT_LT(seconds, 1) << name;
+  }
+  EXPECT_GE(times.busy_slowdown(), 1);
+  EXPECT_GE(times.turns_slowdown(), 1);
+  const std::string summary = SummaryOf(*profiled);
+  for (const ProfiledRun& run : profiled->runs) {
+    EXPECT_GT(run.measured_s, 0);
+    EXPECT_LE(run.ops_s, 2 * run.measured_s);
+    EXPECT_NE(summary.find(run.name), std::string::npos);
+  }
 }
 
 }  // namespace

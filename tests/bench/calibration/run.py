@@ -28,7 +28,8 @@ from harness import Cluster, program  # noqa: E402
 
 SKIPPED_STEPS = 3
 JOBS = [  # name, nodes, ranks per node, what of the job differs
-    ("one rank", 1, 1, {"training": {"steps": 15, "micro_batches": 16, "micro_batch_sequences": 8}}),
+    ("one rank", 1, 1, {
+        "training": {"steps": 15, "micro_batches": 16, "micro_batch_sequences": 8}}),
     ("two expert ranks", 1, 2, {
         "parallelism": {"expert": 2},
         "training": {"steps": 15, "micro_batches": 8, "micro_batch_sequences": 8}}),

@@ -5,172 +5,22 @@
 //
 // Writes steps.json and steps.md, and prints the table. Exits with 1 where the mean error is above
 // 8% or the worst above 20%.
-#include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/strings/match.h"
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "common/base/atomic_file.h"
 #include "common/base/config_loader.h"
 #include "common/base/real_clock.h"
 #include "common/base/status_util.h"
-#include "common/model/model_config.h"
-#include "common/model/precision_recipe.h"
-#include "common/schedule/dualpipe.h"
-#include "coordinator/planner/calibration/cpu_step.h"
 #include "tests/bench/calibration/step_configurations.h"
+#include "tests/bench/calibration/step_trial.h"
 #include "worker/calibration/training_run.h"
 
 namespace fathom::bench {
 namespace {
-
-constexpr double kMeanErrorMax = 0.08;
-constexpr double kWorstErrorMax = 0.20;
-
-struct Result {
-  StepConfiguration configuration;
-  double predicted_s = 0;
-  double predicted_core_s = 0;  // of all ranks together
-  v1::StepBreakdown predicted;
-  std::vector<double> round_s;  // median step of each round
-  std::vector<double> core_s;
-  v1::StepReport parts;  // of rank 0, means
-
-  double measured_s() const;
-  double core() const;
-  double error() const { return predicted_s / measured_s() - 1; }
-  double noise() const {
-    const auto [low, high] = std::minmax_element(round_s.begin(), round_s.end());
-    return (*high - *low) / measured_s();
-  }
-};
-
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t half = values.size() / 2;
-  if (values.empty()) return 0;
-  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
-}
-
-double Result::measured_s() const { return Median(round_s); }
-double Result::core() const { return Median(core_s); }
-
-planner::CpuPlaces PlacesOf(const v1::Plan& plan, int ranks_per_node, const v1::OpTimes& times) {
-  planner::CpuPlaces places;
-  const int ranks = plan.ranks_size();
-  for (int rank = 0; rank < ranks; ++rank) places.node_of_rank.push_back(rank / ranks_per_node);
-  places.machine_of_node.assign(places.node_of_rank.back() + 1, 0);
-  places.machines.push_back({.cores = static_cast<double>(times.cores()),
-                             .slowdown = times.busy_slowdown(),
-                             .turns_slowdown = times.turns_slowdown()});
-  return places;
-}
-
-absl::Status Predict(const v1::JobSpec& spec, const v1::OpTimes& times, Result* result) {
-  const v1::Plan plan = calibration::PlanOfRun(spec, result->configuration.ranks_per_node);
-  FATHOM_ASSIGN_OR_RETURN(const model::ModelConfig config, model::ResolveModel(spec.model()));
-  FATHOM_ASSIGN_OR_RETURN(const model::PrecisionRecipe recipe, model::FindRecipe(spec.precision()));
-  planner::CpuJob job;
-  job.config = &config;
-  job.recipe = &recipe;
-  job.parallelism = spec.parallelism();
-  for (const v1::Stage& stage : plan.stages()) job.stage_layers.push_back(stage.layer_count());
-  job.micro_batch.sequences = spec.training().micro_batch_sequences();
-  job.micro_batch.sequence_length = spec.data().sequence_length();
-  job.micro_batch.expert_ranks = spec.parallelism().expert();
-  const int micro_batches = static_cast<int>(spec.training().micro_batches());
-  absl::StatusOr<schedule::Schedule> schedule =
-      spec.parallelism().pipeline() == 1
-          ? schedule::Sequential(micro_batches)
-          : schedule::DualPipe(spec.parallelism().pipeline(), micro_batches);
-  FATHOM_RETURN_IF_ERROR(schedule.status());
-  FATHOM_ASSIGN_OR_RETURN(
-      const planner::CpuStep step,
-      planner::PredictCpuStep(job, *schedule,
-                              PlacesOf(plan, result->configuration.ranks_per_node, times), times));
-  result->predicted_s = step.seconds;
-  result->predicted_core_s = step.core_seconds;
-  result->predicted = step.breakdown;
-  return absl::OkStatus();
-}
-
-absl::Status Measure(const v1::JobSpec& spec, int64_t steps, const Clock* clock, Result* result) {
-  calibration::TrainingRun run;
-  run.spec = spec;
-  run.ranks_per_node = result->configuration.ranks_per_node;
-  run.warm_steps = 2;
-  run.steps = steps;
-  FATHOM_ASSIGN_OR_RETURN(const calibration::MeasuredTraining measured,
-                          calibration::RunTraining(run, clock));
-  std::vector<double> seconds;
-  for (const v1::StepReport& step : measured.ranks[0].steps) seconds.push_back(step.seconds());
-  result->round_s.push_back(Median(seconds));
-  result->core_s.push_back(measured.core_seconds);
-  result->parts = measured.ranks[0].steps.back();
-  return absl::OkStatus();
-}
-
-std::string MarkdownOf(const std::vector<Result>& results, const v1::OpTimes& times) {
-  std::string out = absl::StrFormat(
-      "%s. Predicted by `fathomctl profile`'s op times; measured: medians of %d interleaved "
-      "rounds, noise: largest less smallest of them. Layout: pipeline x expert x replicas; ranks "
-      "share %d cores.\n\n"
-      "| job | ranks | predicted ms | measured ms | error | noise | predicted core ms | measured "
-      "core ms |\n|---|--:|--:|--:|--:|--:|--:|--:|\n",
-      times.machine(), results.empty() ? 0 : results[0].round_s.size(), times.cores());
-  double sum = 0;
-  double worst = 0;
-  for (const Result& r : results) {
-    const StepConfiguration& c = r.configuration;
-    absl::StrAppendFormat(&out, "| %s | %d | %.1f | %.1f | %+.1f%% | %.1f%% | %.1f | %.1f |\n",
-                          c.name, c.pipeline * c.expert * c.replicas, 1e3 * r.predicted_s,
-                          1e3 * r.measured_s(), 100 * r.error(), 100 * r.noise(),
-                          1e3 * r.predicted_core_s, 1e3 * r.core());
-    sum += std::abs(r.error());
-    worst = std::max(worst, std::abs(r.error()));
-  }
-  absl::StrAppendFormat(&out, "\nMean error %.1f%%, worst %.1f%%, over %d jobs.\n",
-                        100 * sum / static_cast<double>(results.size()), 100 * worst,
-                        results.size());
-  return out;
-}
-
-std::string JsonOf(const std::vector<Result>& results, const v1::OpTimes& times) {
-  std::string out = absl::StrFormat("{\"machine\": \"%s\", \"cores\": %d, \"jobs\": [",
-                                    times.machine(), times.cores());
-  for (const Result& r : results) {
-    const StepConfiguration& c = r.configuration;
-    absl::StrAppendFormat(
-        &out,
-        "%s\n  {\"name\": \"%s\", \"ranks\": %d, \"predicted_s\": %.6f, \"measured_s\": %.6f, "
-        "\"error\": %.4f, \"noise\": %.4f, \"predicted_core_s\": %.6f, \"measured_core_s\": %.6f, "
-        "\"rounds_s\": [",
-        &r == &results[0] ? "" : ",", c.name, c.pipeline * c.expert * c.replicas, r.predicted_s,
-        r.measured_s(), r.error(), r.noise(), r.predicted_core_s, r.core());
-    for (size_t i = 0; i < r.round_s.size(); ++i) {
-      absl::StrAppendFormat(&out, "%s%.6f", i == 0 ? "" : ", ", r.round_s[i]);
-    }
-    absl::StrAppendFormat(
-        &out,
-        "], \"predicted_parts_s\": {\"forward\": %.6f, \"backward\": %.6f, \"weight\": %.6f, "
-        "\"overlapped\": %.6f, \"wait\": %.6f, \"reduce\": %.6f, \"optimizer\": %.6f}, "
-        "\"rank_0_parts_s\": {\"forward\": %.6f, \"backward\": %.6f, \"weight\": %.6f, "
-        "\"overlapped\": %.6f, \"wait\": %.6f, \"reduce\": %.6f, \"optimizer\": %.6f}}",
-        r.predicted.forward_s(), r.predicted.backward_s(), r.predicted.weight_s(),
-        r.predicted.overlapped_s(), r.predicted.bubble_s(), r.predicted.reduce_s(),
-        r.predicted.optimizer_s(), r.parts.forward_seconds(), r.parts.backward_seconds(),
-        r.parts.weight_seconds(), r.parts.overlapped_seconds(), r.parts.wait_seconds(),
-        r.parts.reduce_seconds(), r.parts.optimizer_seconds());
-  }
-  absl::StrAppend(&out, "\n]}\n");
-  return out;
-}
 
 absl::StatusOr<bool> Run(int argc, char** argv) {
   const std::string folder = argv[2];
@@ -183,20 +33,20 @@ absl::StatusOr<bool> Run(int argc, char** argv) {
   const std::string tokens = folder + "/tokens.bin";
   FATHOM_RETURN_IF_ERROR(calibration::WriteCalibrationTokens(tokens, 200'000));
   const RealClock clock;
-  std::vector<Result> results;
+  std::vector<StepTrial> results;
   for (const StepConfiguration& configuration : StepConfigurations()) {
     if (!absl::StrContains(configuration.name, part)) continue;
     results.emplace_back().configuration = configuration;
   }
   for (int round = 0; round < rounds; ++round) {
-    for (Result& result : results) {
+    for (StepTrial& result : results) {
       FATHOM_ASSIGN_OR_RETURN(const v1::JobSpec spec, SpecOf(result.configuration, tokens));
       if (round == 0) {
-        FATHOM_RETURN_IF_ERROR(
-            WithContext(Predict(spec, profile.op_times(), &result), result.configuration.name));
+        FATHOM_RETURN_IF_ERROR(WithContext(PredictTrial(spec, profile.op_times(), &result),
+                                           result.configuration.name));
       }
       FATHOM_RETURN_IF_ERROR(
-          WithContext(Measure(spec, steps, &clock, &result), result.configuration.name));
+          WithContext(MeasureTrial(spec, steps, &clock, &result), result.configuration.name));
       std::fprintf(stderr, "round %d: %-22s %.1f ms\n", round + 1, result.configuration.name,
                    1e3 * result.round_s.back());
     }
@@ -206,13 +56,7 @@ absl::StatusOr<bool> Run(int argc, char** argv) {
   FATHOM_RETURN_IF_ERROR(WriteFileAtomically(folder + "/steps.md", table));
   FATHOM_RETURN_IF_ERROR(
       WriteFileAtomically(folder + "/steps.json", JsonOf(results, profile.op_times())));
-  double sum = 0;
-  double worst = 0;
-  for (const Result& result : results) {
-    sum += std::abs(result.error());
-    worst = std::max(worst, std::abs(result.error()));
-  }
-  return sum <= kMeanErrorMax * static_cast<double>(results.size()) && worst <= kWorstErrorMax;
+  return GoodEnough(results);
 }
 
 }  // namespace
