@@ -98,7 +98,11 @@ absl::Status RunProfileMachine(const ProfileMachineOptions& options, Session& se
   FATHOM_ASSIGN_OR_RETURN(const std::string summary, OutputOf(command));
   v1::DeviceProfile profile;
   FATHOM_RETURN_IF_ERROR(LoadYamlFile(file, &profile));
-  session.out() << RenderOne(summary, ValueOf(file, profile.op_times()), session.format());
+  if (session.for_people()) {
+    session.out() << summary;
+  } else {
+    session.out() << RenderOne(file, ValueOf(file, profile.op_times()), session.format());
+  }
   return absl::OkStatus();
 }
 
