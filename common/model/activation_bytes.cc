@@ -32,7 +32,8 @@ class Layer {
         v_width(heads * config.v_head_dim),
         latents(config.kv_lora_rank + config.qk_rope_head_dim),
         shared_width(config.n_shared_experts * config.moe_intermediate_size),
-        pairs(ExpertRowsOf(config, shape).pairs) {
+        experts(ExpertRowsOf(config, shape)),
+        pairs(experts.pairs) {
     const double ranks = RanksPerToken(config, shape.expert_ranks);
     sent = std::llround(static_cast<double>(tokens) * ranks);
     received = std::llround(static_cast<double>(tokens) * ranks * shape.imbalance);
@@ -57,6 +58,13 @@ class Layer {
   int64_t Codes(int64_t rows, int64_t cols) const {
     return fp8() ? Fp8(rows, cols) : A(rows, cols);
   }
+  // An operand of a weight gradient, of all tokens or of the local experts' rows.
+  int64_t Along(int64_t rows, int64_t cols) const {
+    return fp8() ? Fp8(cols, rows) : A(rows, cols);
+  }
+  int64_t ExpertsAlong(int64_t cols) const {
+    return fp8() ? experts.busy_experts * Fp8(cols, experts.rows) : A(pairs, cols);
+  }
   bool converts() const { return A(1, 1) != S(1, 1); }
 
  private:
@@ -64,7 +72,9 @@ class Layer {
   const PrecisionRecipe& recipe_;
 
  public:
-  int64_t tokens, hidden, heads, q_width, kv_width, v_width, latents, shared_width, pairs;
+  int64_t tokens, hidden, heads, q_width, kv_width, v_width, latents, shared_width;
+  ExpertRows experts;
+  int64_t pairs;
   int64_t sent = 0;
   int64_t received = 0;
 };
@@ -73,13 +83,12 @@ void KeepAttention(const Layer& l, bool all, HeldTensors* out) {
   const int64_t t = l.tokens;
   const ModelConfig& c = l.config();
   out->push_back({"layer input", l.A(t, l.hidden)});
-  if (l.fp8()) out->push_back({"attention input codes", l.Fp8(t, l.hidden)});
   out->push_back({"query latent", l.A(t, c.q_lora_rank)});
   out->push_back({"key-value latent", l.A(t, l.latents)});
   out->push_back({"attention output", l.A(t, l.v_width)});
   out->push_back({"log-sum-exp", l.S(t, l.heads)});
   if (!all) return;
-  if (!l.fp8()) out->push_back({"attention input", l.A(t, l.hidden)});
+  out->push_back({"attention input", l.Codes(t, l.hidden)});
   out->push_back({"normed latents", l.A(t, c.q_lora_rank + c.kv_lora_rank)});
   out->push_back({"queries, keys and values", l.A(t, 2 * l.q_width + l.v_width)});
 }
@@ -89,7 +98,7 @@ void KeepMlp(const Layer& l, bool moe, bool all, HeldTensors* out) {
   const ModelConfig& c = l.config();
   const int64_t width = moe ? l.shared_width : c.intermediate_size;
   out->push_back({"attention result", l.A(t, l.hidden)});
-  if (l.fp8()) out->push_back({"mlp input codes", l.Fp8(t, l.hidden)});
+  if (all && l.fp8()) out->push_back({"mlp input codes", l.Fp8(t, l.hidden)});
   if (width > 0) out->push_back({"gate and up", l.Codes(t, 2 * width)});
   if (all && (moe || !l.fp8())) out->push_back({"mlp input", l.A(t, l.hidden)});
   if (all && width > 0) out->push_back({"swiglu output", l.A(t, width)});
@@ -112,10 +121,14 @@ void KeepHead(const Layer& l, bool all, HeldTensors* out) {
 }
 
 int64_t DeferredAttention(const Layer& l) {
-  const int64_t t = l.tokens;
   const ModelConfig& c = l.config();
-  const int64_t gradients = l.hidden + l.q_width + l.kv_width + c.q_lora_rank + l.latents;
-  return l.A(t, gradients + l.v_width + c.q_lora_rank + c.kv_lora_rank) + l.Codes(t, l.hidden);
+  int64_t sum = 0;
+  for (const int64_t width : {l.hidden, l.q_width, l.kv_width, c.q_lora_rank, l.latents,
+                              // and inputs
+                              l.v_width, c.q_lora_rank, c.kv_lora_rank, l.hidden}) {
+    sum += l.Along(l.tokens, width);
+  }
+  return sum;
 }
 
 void DeferAttention(const Layer& l, HeldTensors* out) {
@@ -126,20 +139,22 @@ void DeferMlp(const Layer& l, bool moe, HeldTensors* out) {
   const int64_t t = l.tokens;
   const ModelConfig& c = l.config();
   const int64_t width = moe ? l.shared_width : c.intermediate_size;
-  int64_t normed = width > 0 ? l.Codes(t, l.hidden) : 0;
+  int64_t normed = width > 0 ? l.Along(t, l.hidden) : 0;
   if (moe) {  // the gate takes the tensor, which without FP8 is the shared experts' operand too
-    normed = l.A(t, l.hidden) + (l.fp8() && width > 0 ? l.Fp8(t, l.hidden) : 0);
+    normed = l.A(t, l.hidden) + (l.fp8() ? normed : 0);
   }
   out->push_back({"mlp input", normed});
   if (width > 0) {
-    out->push_back({"mlp gradient", l.A(t, l.hidden)});
-    out->push_back({"gate and up, and gradient", l.A(t, 4 * width)});
+    out->push_back({"mlp gradient", l.Along(t, l.hidden)});
+    out->push_back({"swiglu output", l.Along(t, width)});
+    out->push_back({"gate and up gradient", l.Along(t, 2 * width)});
   }
   if (!moe) return;
   const int64_t expert_width = c.moe_intermediate_size;
   out->push_back({"router gradient", l.A(t, c.n_routed_experts)});
-  out->push_back({"expert input and gradient", 2 * l.Codes(l.pairs, l.hidden)});
-  out->push_back({"expert swiglu and gradient", l.A(l.pairs, 3 * expert_width)});
+  out->push_back({"expert input and gradient", 2 * l.ExpertsAlong(l.hidden)});
+  out->push_back({"expert swiglu output", l.ExpertsAlong(expert_width)});
+  out->push_back({"expert gate and up gradient", l.ExpertsAlong(2 * expert_width)});
 }
 
 int64_t LogitsScratch(const Layer& l) {
@@ -164,26 +179,21 @@ int64_t HeadsBytes(const Layer& l) {
 
 int64_t AttentionForwardWork(const Layer& l) {
   const int64_t t = l.tokens;
-  const int64_t normed = l.A(t, l.hidden);
   const int64_t heads = HeadsBytes(l) + l.A(t, l.kv_width);
   const int64_t output = l.S(t, l.hidden) + std::max(l.A(t, l.hidden), l.Fp8(t, l.v_width));
-  return normed + std::max(heads, output);
+  return std::max(heads, output);
 }
 
 int64_t AttentionBackwardWork(const Layer& l) {
   const int64_t t = l.tokens;
-  const ModelConfig& c = l.config();
-  const int64_t lasting = HeadsBytes(l) + l.A(t, l.q_width + l.kv_width + l.latents);
-  const int64_t scores = l.A(t, l.q_width + 2 * l.v_width) + l.S(t, c.qk_rope_head_dim);
-  const int64_t input = l.A(t, c.q_lora_rank) + l.S(t, l.hidden) + l.A(t, l.hidden) +
-                        (l.fp8() ? 0 : l.A(t, l.hidden));
-  return lasting + std::max(scores, input);
-}
-
-// What an attention's weight gradients wait for beside what is kept: its gradient dy included.
-int64_t AttentionWaiting(const Layer& l) {
-  const int64_t kept = l.A(l.tokens, l.v_width) + l.Fp8(l.tokens, l.hidden);
-  return DeferredAttention(l) - kept;
+  const int64_t scores =
+      HeadsBytes(l) + l.A(t, l.latents + 2 * l.q_width + 2 * l.v_width) + l.Fp8(t, l.hidden);
+  // At the end all weight gradients wait; the output, kept till now, is given back or among what
+  // they wait for. Under FP8 the input's norm is made and decoded.
+  const int64_t waiting =
+      DeferredAttention(l) - l.A(t, l.v_width) - (l.fp8() ? 0 : l.A(t, l.hidden));
+  const int64_t input = l.fp8() ? l.A(t, 2 * l.hidden) + l.Fp8(t, l.hidden) : 0;
+  return std::max(scores, waiting + input + l.S(t, l.hidden) + l.A(t, l.hidden));
 }
 
 // A dense MLP between its input's norm and its output.
@@ -193,21 +203,16 @@ int64_t MlpForwardWork(const Layer& l, int64_t width) {
   return (l.fp8() ? l.A(t, 2 * width) : 0) + inner + l.Fp8(t, width);
 }
 
+// Beyond what was kept: the SwiGLU's input is given back.
 int64_t MlpWaiting(const Layer& l, int64_t width) {
-  return l.A(l.tokens, 2 * width) + (l.fp8() ? l.A(l.tokens, 2 * width) : 0);
+  const int64_t t = l.tokens;
+  const int64_t operands = l.fp8() ? 2 * l.Along(t, l.hidden) : 0;
+  return l.Along(t, 2 * width) + l.Along(t, width) + operands - l.Codes(t, 2 * width);
 }
 
 int64_t MlpBackwardWork(const Layer& l, int64_t width) {
-  return MlpWaiting(l, width) + l.A(l.tokens, width) + l.Fp8(l.tokens, 2 * width);
-}
-
-// A weight gradient's operands along tokens, and the SwiGLU's output made again.
-int64_t MlpWeightWork(const Layer& l, int64_t width) {
   const int64_t t = l.tokens;
-  const int64_t down = l.A(t, width) + l.Fp8(l.hidden, t) + l.Fp8(width, t);
-  const int64_t decoded = l.fp8() ? l.A(t, l.hidden) : 0;
-  const int64_t up = l.A(t, width) + l.Fp8(2 * width, t) + decoded + l.Fp8(l.hidden, t);
-  return l.fp8() ? std::max(down, up) : l.A(t, width);
+  return l.fp8() ? l.A(t, 5 * width) - l.Fp8(t, 2 * width) : l.A(t, 3 * width);
 }
 
 PeakBytes PeakOfDense(const Layer& l, int64_t kept_attention, int64_t kept_mlp) {
@@ -215,17 +220,17 @@ PeakBytes PeakOfDense(const Layer& l, int64_t kept_attention, int64_t kept_mlp) 
   const int64_t width = l.config().intermediate_size;
   const int64_t a = l.A(t, l.hidden);
   const int64_t s = l.S(t, l.hidden);
-  const int64_t normed = l.fp8() ? 0 : a;
+  const int64_t codes = l.Fp8(t, l.hidden);
   const int64_t kept = kept_attention + kept_mlp;
   PeakBytes out;
   out.forward = std::max(kept_attention + AttentionForwardWork(l),
-                         kept + a + s + std::max(MlpForwardWork(l, width), a));
-  const int64_t mlp = a + normed + l.Fp8(t, l.hidden) + s + MlpBackwardWork(l, width);
-  const int64_t waiting = a + normed + MlpWaiting(l, width);
+                         kept + a + codes + s + std::max(MlpForwardWork(l, width), a));
+  const int64_t mlp = a + l.Codes(t, l.hidden) + codes + s + MlpBackwardWork(l, width);
+  // The MLP's input is given back; without FP8 its norm waits.
+  const int64_t waiting = MlpWaiting(l, width) + (l.fp8() ? 0 : a);
   const int64_t attention = waiting + a + AttentionBackwardWork(l);
-  const int64_t weights = waiting + AttentionWaiting(l) + a + MlpWeightWork(l, width);
-  out.backward = kept + std::max({mlp, attention, weights});
-  out.backward_input = kept + std::max(mlp, attention);
+  out.backward = kept + std::max(mlp, attention);
+  out.backward_input = out.backward;
   return out;
 }
 
@@ -236,11 +241,18 @@ struct ExpertWork {
     const int64_t width = l.config().moe_intermediate_size;
     const int64_t restored = l.fp8() ? l.A(p, 2 * width) : 0;
     const int64_t sums =
-        l.S(l.received, l.hidden) + (l.converts() ? l.Combine(l.received, l.hidden) : 0);
-    const int64_t out_rows = l.S(p, l.hidden);
-    forward = out_rows + std::max(restored + l.A(p, width) + l.Fp8(p, width), sums);
-    waiting = l.A(p, 3 * width) + l.Codes(p, l.hidden);
-    backward = out_rows + waiting + std::max({l.A(p, width) + restored, l.Fp8(p, 2 * width), sums});
+        l.S(l.received, l.hidden) +
+        std::max(l.S(l.experts.rows, l.hidden), l.converts() ? l.Combine(l.received, l.hidden) : 0);
+    const int64_t given_back = l.Codes(p, 2 * width);
+    forward = std::max(restored + l.A(p, width) + l.Fp8(p, width), sums + l.Codes(p, width));
+    // Received tokens and the SwiGLU's input are given back.
+    waiting = 2 * l.ExpertsAlong(l.hidden) + l.ExpertsAlong(width) + l.ExpertsAlong(2 * width) -
+              l.Codes(p, l.hidden) - given_back;
+    const int64_t down =
+        l.Codes(p, l.hidden) + l.A(p, width) + (l.fp8() ? 2 * l.ExpertsAlong(l.hidden) : 0);
+    const int64_t swiglu = 2 * l.ExpertsAlong(l.hidden) - l.Codes(p, l.hidden) + l.A(p, 4 * width) +
+                           (l.fp8() ? restored - given_back : 0);
+    backward = std::max({down, swiglu, waiting + l.Fp8(p, 2 * width) + sums});
   }
 
   int64_t forward = 0;
@@ -259,21 +271,23 @@ PeakBytes PeakOfMoe(const Layer& l, int64_t kept_attention, int64_t kept_mlp, in
   const int64_t kept = kept_attention + kept_mlp;
   const ExpertWork experts(l);
   PeakBytes out;
+  const int64_t codes = l.Fp8(t, l.hidden);
   out.forward = std::max({kept_attention + AttentionForwardWork(l),
-                          kept_attention + kept_source + a + s + MlpForwardWork(l, width),
+                          kept_attention + kept_source + a + codes + s + MlpForwardWork(l, width),
                           kept + s + experts.forward});
-  // dy and its codes, the norm made again, and the sum of gradients.
-  const int64_t held = 2 * a + l.Fp8(t, l.hidden) + s;
-  const int64_t shared_waiting = width > 0 ? MlpWaiting(l, width) : 0;
-  const int64_t shared = held + (width > 0 ? MlpBackwardWork(l, width) : 0);
-  const int64_t routed = held + shared_waiting + experts.backward;
-  const int64_t weights =
-      held + shared_waiting + experts.waiting + (width > 0 ? MlpWeightWork(l, width) : 0);
+  // dy, the norm made again, and the sum of gradients; at first also codes of both.
+  const int64_t held = 2 * a + s;
+  const int64_t shared = held + codes + (width > 0 ? codes + MlpBackwardWork(l, width) : 0);
+  const int64_t routed = held + (width > 0 ? MlpWaiting(l, width) : 0) + experts.backward;
+  out.forward_waiting = std::max(kept_attention + kept_source, kept) + s;
+  out.backward_waiting = kept + held + (width > 0 ? MlpWaiting(l, width) : 0);
+  // Of what the MLP kept nothing is left when the attention's backward begins.
   const int64_t router = l.A(t, l.config().n_routed_experts);
-  const int64_t attention = held + router + a + AttentionBackwardWork(l);
-  out.backward = kept + std::max({shared, routed, weights, attention - given_back});
-  out.backward_input =
-      kept + std::max({shared, routed, attention + shared_waiting + experts.waiting});
+  const int64_t attention = kept_attention + 2 * a + AttentionBackwardWork(l);
+  HeldTensors deferred;
+  DeferMlp(l, /*moe=*/true, &deferred);
+  out.backward = std::max({kept + shared, kept + routed, attention + router + a - given_back});
+  out.backward_input = std::max({kept + shared, kept + routed, attention + BytesOf(deferred)});
   out.after_backward = DeferredAttention(l) + router + a;
   return out;
 }
@@ -296,8 +310,7 @@ HeldTensors KeptActivations(const ModelConfig& config, int64_t layer, const Micr
   }
   if (layer > layers) {  // the projection's input is the head's
     out.push_back({"next tokens", l.tokens * kIndexBytes});
-    if (l.fp8()) out.push_back({"mtp input codes", l.Fp8(l.tokens, 2 * l.hidden)});
-    if (all && !l.fp8()) out.push_back({"mtp input", l.A(l.tokens, 2 * l.hidden)});
+    if (all) out.push_back({"mtp input", l.Codes(l.tokens, 2 * l.hidden)});
   }
   if (recomputation == Recomputation::kFull) {
     out.push_back({"layer input", l.A(l.tokens, l.hidden)});
@@ -321,8 +334,8 @@ HeldTensors DeferredActivations(const ModelConfig& config, int64_t layer,
   }
   if (layer == layers) return out;
   if (layer > layers) {
-    out.push_back({"mtp gradient", l.A(l.tokens, l.hidden)});
-    out.push_back({"mtp input", l.Codes(l.tokens, 2 * l.hidden)});
+    out.push_back({"mtp gradient", l.Along(l.tokens, l.hidden)});
+    out.push_back({"mtp input", l.Along(l.tokens, 2 * l.hidden)});
   }
   DeferAttention(l, &out);
   DeferMlp(l, config.is_moe_layer(layer), &out);
@@ -370,14 +383,16 @@ PeakBytes PeakBytesOf(const ModelConfig& config, int64_t layer, const MicroBatch
             : PeakOfDense(l, kept_attention, kept_mlp);
   if (layer < layers) return out;
   // Of the module also its projection, and its head: first in the backward, last in the forward.
-  const int64_t joined = l.tokens * kIndexBytes + l.Fp8(l.tokens, 2 * l.hidden);
+  const int64_t joined = l.tokens * kIndexBytes;
   const int64_t kept = kept_attention + kept_mlp + joined + BytesOf(head);
-  const int64_t projection = l.Codes(l.tokens, 2 * l.hidden) + 3 * a;
+  const int64_t projection = l.Along(l.tokens, 2 * l.hidden) + 3 * a;
   out.forward = std::max({out.forward + joined, kept + WorkOfHead(l)});
   out.backward = std::max(out.backward + joined + projection, kept + 3 * a);
   out.backward_input = std::max(
       out.backward_input + joined + projection + l.A(l.tokens, config.vocab_size), kept + 3 * a);
   out.after_backward += projection;
+  out.forward_waiting += joined;
+  out.backward_waiting += joined + 2 * a;  // and the main head's
   return out;
 }
 

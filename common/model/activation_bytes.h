@@ -38,6 +38,10 @@ struct PeakBytes {
   int64_t forward = 0;
   int64_t backward = 0;        // weight gradients done on the way
   int64_t backward_input = 0;  // weight gradients put off
+  // While a pass waits for other ranks, and another may run: so far, and no more, do two passes
+  // advanced in turn add to each other's peaks. A dense layer never waits.
+  int64_t forward_waiting = 0;
+  int64_t backward_waiting = 0;  // weight gradients done on the way
   // Weight-gradient inputs of its attention, that still wait when the layer below begins.
   int64_t after_backward = 0;
 };

@@ -292,23 +292,26 @@ void AttentionBackward(const Sizes& z, bool make_again, Builder* b) {
   b->InputGradient("kv_a", z.tokens, z.kv_rank + z.rope, z.hidden, kAddToSum);
   b->NormBackward("input norm", z.tokens, z.hidden, b->s(), b->s());
   b->Add("attention residual", z.tokens, z.hidden, 2 * a + b->s());
-  if (make_again && !b->fp8()) b->Norm("input norm", z.tokens, z.hidden);
+  if (make_again) {
+    b->Norm("input norm", z.tokens, z.hidden);
+    b->Quantize("attention input", z.tokens, z.hidden);
+  }
+  b->AlongTokens("attention input", z.tokens, z.hidden, /*codes=*/true);
+  b->AlongTokens("attention gradient", z.tokens, z.hidden);
+  b->AlongTokens("attention output", z.tokens, z.v_width());
+  b->AlongTokens("query gradient", z.tokens, z.q_width());
+  b->AlongTokens("query latent", z.tokens, z.q_rank);
+  b->AlongTokens("key-value gradient", z.tokens, z.kv_width());
+  b->AlongTokens("key-value latent", z.tokens, z.kv_rank);
+  b->AlongTokens("query latent gradient", z.tokens, z.q_rank);
+  b->AlongTokens("key-value latent gradient", z.tokens, z.kv_rank + z.rope);
 }
 
 void AttentionWeights(const Sizes& z, Builder* b) {
-  b->AlongTokens("attention gradient", z.tokens, z.hidden);
-  b->AlongTokens("attention output", z.tokens, z.v_width());
   b->WeightGradient("o", z.tokens, z.hidden, z.v_width());
-  b->AlongTokens("query gradient", z.tokens, z.q_width());
-  b->AlongTokens("query latent", z.tokens, z.q_rank);
   b->WeightGradient("q_b", z.tokens, z.q_width(), z.q_rank);
-  b->AlongTokens("key-value gradient", z.tokens, z.kv_width());
-  b->AlongTokens("key-value latent", z.tokens, z.kv_rank);
   b->WeightGradient("kv_b", z.tokens, z.kv_width(), z.kv_rank);
-  b->AlongTokens("attention input", z.tokens, z.hidden, /*codes=*/true);
-  b->AlongTokens("query latent gradient", z.tokens, z.q_rank);
   b->WeightGradient("q_a", z.tokens, z.q_rank, z.hidden);
-  b->AlongTokens("key-value latent gradient", z.tokens, z.kv_rank + z.rope);
   b->WeightGradient("kv_a", z.tokens, z.kv_rank + z.rope, z.hidden);
 }
 
@@ -327,22 +330,23 @@ void MlpForward(int64_t tokens, int64_t hidden, int64_t width, const char* what[
   b->Forward(what[1], tokens, hidden, width, kSum);
 }
 
-void MlpBackward(int64_t tokens, int64_t hidden, int64_t width, const char* what[2], Builder* b) {
+// The SwiGLU's output is made again for the weights.
+void MlpBackward(int64_t tokens, int64_t hidden, int64_t width, bool make_again,
+                 const char* what[2], Builder* b) {
   b->Dequantize("kept gate and up", tokens, 2 * width);
   b->InputGradient(what[1], tokens, hidden, width, kActivation);
   SwiGlu("SwiGluBackward", tokens, width, 5, b);
   b->Quantize("gate and up gradient", tokens, 2 * width);
   b->InputGradient(what[0], tokens, 2 * width, hidden, kSum);
+  if (make_again) SwiGlu("SwiGluForward", tokens, width, 3, b);
+  b->AlongTokens("swiglu output", tokens, width);
+  b->AlongTokens("gate and up gradient", tokens, 2 * width);
+  b->AlongTokens("mlp gradient", tokens, hidden);
+  b->AlongTokens("mlp input", tokens, hidden, /*codes=*/true);
 }
 
-void MlpWeights(int64_t tokens, int64_t hidden, int64_t width, bool make_again, const char* what[2],
-                Builder* b) {
-  if (make_again) SwiGlu("SwiGluForward", tokens, width, 3, b);
-  b->AlongTokens("mlp gradient", tokens, hidden);
-  b->AlongTokens("swiglu output", tokens, width);
+void MlpWeights(int64_t tokens, int64_t hidden, int64_t width, const char* what[2], Builder* b) {
   b->WeightGradient(what[1], tokens, hidden, width);
-  b->AlongTokens("gate and up gradient", tokens, 2 * width);
-  b->AlongTokens("mlp input", tokens, hidden, /*codes=*/true);
   b->WeightGradient(what[0], tokens, 2 * width, hidden);
 }
 
@@ -359,12 +363,15 @@ void DenseMlp(const ModelConfig& config, const Sizes& z, Recomputation recomputa
   forward(&pass->forward);
   Builder& b = pass->input;
   if (recomputation == Recomputation::kFull) forward(&b);
-  if (make_again && !b.fp8()) b.Norm("mlp norm", z.tokens, z.hidden);
+  if (make_again) {
+    b.Norm("mlp norm", z.tokens, z.hidden);
+    b.Quantize("mlp input", z.tokens, z.hidden);
+  }
   b.Quantize("mlp gradient", z.tokens, z.hidden);
-  MlpBackward(z.tokens, z.hidden, width, what, &b);
+  MlpBackward(z.tokens, z.hidden, width, make_again, what, &b);
   b.NormBackward("mlp norm", z.tokens, z.hidden, b.s(), b.s());
   b.Add("mlp residual", z.tokens, z.hidden, 2 * b.a() + b.s());
-  MlpWeights(z.tokens, z.hidden, width, make_again, what, &pass->weight);
+  MlpWeights(z.tokens, z.hidden, width, what, &pass->weight);
 }
 
 // --- Mixture of experts ---
@@ -399,8 +406,8 @@ struct Routed {
 
 void SumPairs(const Sizes& z, const Routed& r, Builder* b) {
   b->Fill("expert sums", r.received, z.hidden);
-  b->Rows("ScatterAddRows", "expert sums", b->sum(), r.rows.pairs, z.hidden, 3 * b->s(),
-          static_cast<double>(r.rows.pairs * kIndexBytes), true);
+  b->Rows("ScatterAddRows", "expert sums", b->sum(), r.rows.rows, z.hidden, 3 * b->s(),
+          static_cast<double>(r.rows.rows * kIndexBytes), true, r.experts);
   const auto combine = static_cast<double>(BytesOf(b->recipe().combine));
   if (combine != b->s()) b->Copy("expert sums", r.received, z.hidden, b->s(), combine, {});
 }
@@ -447,7 +454,8 @@ void MoeBackward(const Sizes& z, const Routed& r, bool make_again, Builder* b) {
   b->Quantize("mlp gradient", z.tokens, z.hidden);
   if (make_again) b->Norm("mlp norm", z.tokens, z.hidden);
   if (r.shared_width > 0) {
-    MlpBackward(z.tokens, z.hidden, r.shared_width, shared, b);
+    if (make_again) b->Quantize("mlp input", z.tokens, z.hidden);
+    MlpBackward(z.tokens, z.hidden, r.shared_width, make_again, shared, b);
   } else {
     b->Fill("gradient of experts' input", z.tokens, z.hidden);
   }
@@ -457,6 +465,11 @@ void MoeBackward(const Sizes& z, const Routed& r, bool make_again, Builder* b) {
           2 * static_cast<double>(pairs) * b->s(), true);
   b->Quantize("expert gate and up gradient", pairs, 2 * r.width);
   b->InputGradient("expert gate and up", r.rows.rows, 2 * r.width, z.hidden, kSum, r.experts);
+  const int64_t rows = r.rows.rows;
+  b->AlongTokens("expert gradient", rows, z.hidden, /*codes=*/true, r.experts);
+  b->AlongTokens("expert input", rows, z.hidden, /*codes=*/true, r.experts);
+  b->AlongTokens("expert swiglu output", rows, r.width, false, r.experts);
+  b->AlongTokens("expert gate and up gradient", rows, 2 * r.width, false, r.experts);
   SumPairs(z, r, b);
   AddReturned(z, r, b);
   b->Rows("RouterBackward", "router", b->sum(), z.tokens, r.count, 2 * b->s(),
@@ -467,17 +480,11 @@ void MoeBackward(const Sizes& z, const Routed& r, bool make_again, Builder* b) {
   b->Add("mlp residual", z.tokens, z.hidden, 2 * b->a() + b->s());
 }
 
-void MoeWeights(const Sizes& z, const Routed& r, bool make_again, Builder* b) {
+void MoeWeights(const Sizes& z, const Routed& r, Builder* b) {
   const int64_t rows = r.rows.rows;
   const char* shared[2] = {"shared gate and up", "shared down"};
-  if (r.shared_width > 0) {
-    MlpWeights(z.tokens, z.hidden, r.shared_width, make_again, shared, b);
-  }
-  b->AlongTokens("expert gradient", rows, z.hidden, /*codes=*/true, r.experts);
-  b->AlongTokens("expert swiglu output", rows, r.width, false, r.experts);
+  if (r.shared_width > 0) MlpWeights(z.tokens, z.hidden, r.shared_width, shared, b);
   b->WeightGradient("expert down", rows, z.hidden, r.width, r.experts);
-  b->AlongTokens("expert gate and up gradient", rows, 2 * r.width, false, r.experts);
-  b->AlongTokens("expert input", rows, z.hidden, /*codes=*/true, r.experts);
   b->WeightGradient("expert gate and up", rows, 2 * r.width, z.hidden, r.experts);
   b->DenseWeightGradient("router", z.tokens, r.count, z.hidden);
 }
@@ -501,7 +508,7 @@ void Block(const ModelConfig& config, bool moe, const MicroBatchShape& shape,
   MoeForward(z, r, &mlp.forward);
   if (recomputation == Recomputation::kFull) MoeForward(z, r, &mlp.input);
   MoeBackward(z, r, make_again, &mlp.input);
-  MoeWeights(z, r, make_again, &mlp.weight);
+  MoeWeights(z, r, &mlp.weight);
 }
 
 // --- The ends of the model ---
@@ -564,12 +571,14 @@ void MtpProjection(const Sizes& z, Recomputation recomputation, Pass* pass) {
   b.NormBackward("mtp hidden norm", z.tokens, z.hidden, b.a(), b.a());
   b.NormBackward("mtp embedding norm", z.tokens, z.hidden, b.a(), b.a());
   LookBackward("mtp embedding", z, &b);
-  if (make_again && !b.fp8()) Join(z, &b);
+  if (make_again) {
+    Join(z, &b);
+    b.Quantize("mtp input", z.tokens, 2 * z.hidden);
+  }
+  b.AlongTokens("mtp gradient", z.tokens, z.hidden);
+  b.AlongTokens("mtp input", z.tokens, 2 * z.hidden, /*codes=*/true);
   b.Add("main head's gradient", z.tokens, z.hidden, 3 * b.a());
-  Builder& w = pass->weight;
-  w.AlongTokens("mtp gradient", z.tokens, z.hidden);
-  w.AlongTokens("mtp input", z.tokens, 2 * z.hidden, /*codes=*/true);
-  w.WeightGradient("mtp projection", z.tokens, z.hidden, 2 * z.hidden);
+  pass->weight.WeightGradient("mtp projection", z.tokens, z.hidden, 2 * z.hidden);
 }
 
 void RefreshOne(const char* what, int64_t rows, int64_t cols, Calls calls, Builder* b) {

@@ -45,23 +45,27 @@ void DenseMlp::Forward(const OperandView& x, const Matrix& y, Activations* kept)
   down_.Forward(MakeOperand(context_, std::move(inner_TF)), y);
 }
 
-void DenseMlp::Backward(const Activations& kept, const Operand& x, const Operand& dy,
-                        const Matrix& dx, WeightWork* work) const {
+void DenseMlp::Backward(Activations kept, const Operand& x, const Operand& dy, const Matrix& dx,
+                        WeightWork* work) const {
   const kernels::DType dtype = context_.numerics.activation;
   const int64_t tokens = dx.rows;
-  const Tensor gate_up_T2F = RestoreGateUp(context_, kept.gate_up_T2F);
-  const Tensor dinner_TF = context_.pool->Dense(tokens, down_.inputs(), dtype);
+  Tensor gate_up_T2F = RestoreGateUp(context_, kept.gate_up_T2F);
+  kept.gate_up_T2F = KeptGateUp();
+  Tensor dinner_TF = context_.pool->Dense(tokens, down_.inputs(), dtype);
   down_.BackwardInput(dy, dinner_TF);
   Tensor dgate_up_T2F = context_.pool->Dense(tokens, gate_up_.outputs(), dtype);
   context_.ops->SwiGluBackward(gate_up_T2F, dinner_TF, dgate_up_T2F);
-  const Operand dgate_up = MakeOperand(context_, std::move(dgate_up_T2F));
-  gate_up_.BackwardInput(dgate_up, dx);
-  work->push_back([this, x, dy = dy.dense, dgate_up = dgate_up.dense, gate_up_T2F] {
-    const Tensor inner_TF =
-        context_.pool->Dense(gate_up_T2F.matrix.rows, down_.inputs(), context_.numerics.activation);
-    context_.ops->SwiGluForward(gate_up_T2F, inner_TF);
-    down_.BackwardWeight(AlongTokens(context_, {dy, {}}), AlongTokens(context_, {inner_TF, {}}));
-    gate_up_.BackwardWeight(AlongTokens(context_, {dgate_up, {}}), AlongTokens(context_, x));
+  dinner_TF = Tensor();
+  Tensor inner_TF = context_.pool->Dense(tokens, down_.inputs(), dtype);
+  context_.ops->SwiGluForward(gate_up_T2F, inner_TF);
+  gate_up_T2F = Tensor();
+  const TokenOperand inner = AlongTokens(context_, {std::move(inner_TF), {}});
+  const TokenOperand dgate_up = AlongTokens(context_, {dgate_up_T2F, {}});
+  gate_up_.BackwardInput(MakeOperand(context_, std::move(dgate_up_T2F)), dx);
+  work->push_back([this, dy = AlongTokens(context_, {dy.dense, {}}), inner, dgate_up,
+                   x = AlongTokens(context_, CodesOf(x))] {
+    down_.BackwardWeight(dy, inner);
+    gate_up_.BackwardWeight(dgate_up, x);
   });
 }
 

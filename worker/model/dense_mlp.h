@@ -33,8 +33,8 @@ class DenseMlp {
   void Forward(const OperandView& x, const kernels::Matrix& y, Activations* kept) const;
 
   // x is what Forward got; dx [T, D] is overwritten.
-  void Backward(const Activations& kept, const Operand& x, const Operand& dy,
-                const kernels::Matrix& dx, WeightWork* work) const;
+  void Backward(Activations kept, const Operand& x, const Operand& dy, const kernels::Matrix& dx,
+                WeightWork* work) const;
 
  private:
   LayerContext context_;

@@ -100,7 +100,7 @@ Tensor Head::Backward(const Activations& kept, WeightWork* work) const {
   logits_.BackwardInput({kept.dlogits_TV, {}}, dx_TD);
   norm_.Backward(kept.x_TD, dx_TD, dx_TD);
   work->push_back([this, dlogits_TV = kept.dlogits_TV, normed_TD] {
-    logits_.BackwardWeight({dlogits_TV.matrix, {}}, {normed_TD.matrix, {}});
+    logits_.BackwardWeight({dlogits_TV, {}}, {normed_TD, {}});
   });
   return dx_TD;
 }

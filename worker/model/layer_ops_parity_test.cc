@@ -276,7 +276,16 @@ TEST_P(LayerOpsParity, PoolAfterEachPass_HoldsWhatTheModelSays) {
     EXPECT_EQ(real.pool_bytes().in_use - before, kept) << what << " after its forward";
     WeightWork work;
     Backward(stage, &work);
-    EXPECT_EQ(real.pool_bytes().in_use - before, deferred) << what << " before its weight work";
+    // Codes of an expert's rows begin at multiples of 64 bytes and their scales are of whole tiles,
+    // so that rows shared out unevenly take a little more or less.
+    int64_t ragged = 0;
+    if (options_.recipe.products == Format::kE4M3 && !GetParam().even) {
+      const ModelConfig& c = options_.model;
+      ragged =
+          c.n_routed_experts * (4 * 64 + 4 * (2 * c.hidden_size + 3 * c.moe_intermediate_size));
+    }
+    EXPECT_NEAR(real.pool_bytes().in_use - before, deferred, ragged)
+        << what << " before its weight work";
     work.clear();
     EXPECT_EQ(real.pool_bytes().in_use, before) << what;
   }

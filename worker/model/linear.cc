@@ -29,27 +29,30 @@ Operand MakeOperand(const LayerContext& context, Tensor x, ScaleRule rule) {
   return out;
 }
 
-Operand KeptOperand(const LayerContext& context, const Operand& operand, bool keep_dense) {
+Operand CodesOf(const Operand& operand) {
+  if (operand.fp8.empty()) return operand;
   Operand out;
-  if (context.numerics.fp8) {
-    out.fp8 = operand.fp8;
-  } else if (keep_dense) {
-    out.dense = operand.dense;
-  }
+  out.fp8 = operand.fp8;
   return out;
 }
 
-TokenOperand AlongTokens(const LayerContext& context, const OperandView& x) {
+TokenOperand AlongTokens(const LayerContext& context, const Operand& x) {
+  return AlongTokens(context, x, 0, x.dense.empty() ? x.fp8.matrix.rows : x.dense.matrix.rows);
+}
+
+TokenOperand AlongTokens(const LayerContext& context, const Operand& x, int64_t begin,
+                         int64_t count) {
   TokenOperand out;
+  const OperandView rows = RowsOf(OperandView(x), begin, count);
   if (!context.numerics.fp8) {
-    out.dense = x.dense;
+    out.dense = {rows.dense, x.dense.buffer};
     return out;
   }
-  Matrix dense_TN = x.dense;
+  Matrix dense_TN = rows.dense;
   Tensor decoded_TN;
   if (dense_TN.data == nullptr) {
-    decoded_TN = context.pool->Dense(x.fp8.rows, x.fp8.cols, context.numerics.activation);
-    context.ops->Dequantize(x.fp8, decoded_TN);
+    decoded_TN = context.pool->Dense(rows.fp8.rows, rows.fp8.cols, context.numerics.activation);
+    context.ops->Dequantize(rows.fp8, decoded_TN);
     dense_TN = decoded_TN;
   }
   out.fp8 = context.pool->Fp8(dense_TN.cols, dense_TN.rows, Fp8Scaling::kTile1x128);
@@ -101,12 +104,13 @@ void Linear::BackwardWeight(const TokenOperand& dy, const TokenOperand& x) const
     context_.ops->GemmFp8(dy.fp8, x.fp8, gradient_NK_, /*accumulate=*/true);
     return;
   }
-  FATHOM_CHECK(dy.dense.data != nullptr && x.dense.data != nullptr) << "operands were not kept";
+  FATHOM_CHECK(!dy.dense.empty() && !x.dense.empty()) << "operands were not kept";
   if (factor == 1) {
     context_.ops->Gemm(dy.dense, true, x.dense, false, gradient_NK_, /*accumulate=*/true);
     return;
   }
-  const Tensor scaled_TK = context_.pool->Dense(x.dense.rows, x.dense.cols, x.dense.dtype);
+  const Matrix& x_TK = x.dense;
+  const Tensor scaled_TK = context_.pool->Dense(x_TK.rows, x_TK.cols, x_TK.dtype);
   context_.ops->Copy(x.dense, scaled_TK);
   context_.ops->Scale(scaled_TK, factor);
   context_.ops->Gemm(dy.dense, true, scaled_TK, false, gradient_NK_, /*accumulate=*/true);

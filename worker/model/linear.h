@@ -3,11 +3,12 @@
 //
 // What a product takes is an Operand: made once from a tensor and shared by every layer that
 // multiplies it. In FP8 it holds codes (for the forward and the input gradient) and, while it is at
-// hand, the tensor; what is kept from the forward for the weight gradient is the codes alone.
+// hand, the tensor.
 //
 // Weight gradients sum over tokens, so their operands are scaled per 1x128 along tokens:
-// AlongTokens(dy) is quantised from the tensor, AlongTokens(x) from x's codes, decoded and
-// transposed.
+// AlongTokens(dy) is quantised from the tensor, AlongTokens(CodesOf(x)) from x's codes, decoded and
+// transposed. Both are made in the backward for the input, so that a weight gradient left for later
+// holds codes, not tensors.
 #ifndef FATHOM_WORKER_MODEL_LINEAR_H_
 #define FATHOM_WORKER_MODEL_LINEAR_H_
 
@@ -44,16 +45,18 @@ OperandView RowsOf(const OperandView& operand, int64_t begin, int64_t count);
 Operand MakeOperand(const LayerContext& context, Tensor x,
                     kernels::ScaleRule rule = kernels::ScaleRule::kAmax);
 
-// What of an operand is worth keeping from forward to backward: codes, or in recipes without FP8
-// what the caller says (a tensor that can't be made again) or nothing.
-Operand KeptOperand(const LayerContext& context, const Operand& operand, bool keep_dense);
+// The operand as products see it: without the tensor where there are codes.
+Operand CodesOf(const Operand& operand);
 
 // One side of a weight gradient: [T, n] dense, or [n, T] in FP8.
 struct TokenOperand {
-  kernels::Matrix dense;
+  Tensor dense;
   Fp8Tensor fp8;
 };
-TokenOperand AlongTokens(const LayerContext& context, const OperandView& x);
+TokenOperand AlongTokens(const LayerContext& context, const Operand& x);
+// Of rows [begin, begin + count).
+TokenOperand AlongTokens(const LayerContext& context, const Operand& x, int64_t begin,
+                         int64_t count);
 
 enum class Products : uint8_t { kRecipe, kDense };  // kDense: never FP8 (head, gate)
 

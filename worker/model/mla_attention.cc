@@ -100,11 +100,12 @@ Tensor MlaAttention::Forward(const Tensor& x, Activations* kept) const {
   kernels::Ops& ops = *context_.ops;
   const DType dtype = context_.numerics.activation;
   const int64_t tokens = x.matrix.rows;
-  const Operand normed_TD = MakeOperand(context_, input_norm_.Forward(x));
+  Operand normed_TD = MakeOperand(context_, input_norm_.Forward(x));
   const Tensor q_latent_TQ = pool.Dense(tokens, q_a_.outputs(), dtype);
   const Tensor kv_latent_TCR = pool.Dense(tokens, kv_a_.outputs(), dtype);
   q_a_.Forward(normed_TD, q_latent_TQ);
   kv_a_.Forward(normed_TD, kv_latent_TCR);
+  normed_TD = Operand();
   ops.Rope(SharedKeyRope(SharedKey(kv_latent_TCR)), /*inverse=*/false);
 
   Tensor out_THV = pool.Dense(tokens, heads_ * v_dim_, dtype);
@@ -120,9 +121,7 @@ Tensor MlaAttention::Forward(const Tensor& x, Activations* kept) const {
   if (kept != nullptr) {
     // Only now, for the forward's product takes the attention's output as it was.
     if (context_.numerics.fp8) ops.RoundToE5M6(out_THV);
-    *kept = {x,           KeptOperand(context_, normed_TD, /*keep_dense=*/false),
-             q_latent_TQ, kv_latent_TCR,
-             out_THV,     lse_TH};
+    *kept = {x, q_latent_TQ, kv_latent_TCR, out_THV, lse_TH};
   }
   return y_TD;
 }
@@ -142,30 +141,58 @@ void MlaAttention::SplitKeyGradient(const Tensor& dk, const Tensor& dv, const Te
   ops.Copy(sum_TR, dshared_key);
 }
 
-Tensor MlaAttention::Backward(const Activations& kept, const Tensor& dy, WeightWork* work) const {
+MlaAttention::HeadGradients MlaAttention::BackwardHeads(const Activations& kept, const Operand& dy,
+                                                        Heads* heads,
+                                                        const Matrix& dshared_key) const {
   TensorPool& pool = *context_.pool;
   kernels::Ops& ops = *context_.ops;
   const DType dtype = context_.numerics.activation;
+  const int64_t tokens = heads->q_THW.matrix.rows;
+  HeadGradients out;
+  Tensor dout_THV = pool.Dense(tokens, heads_ * v_dim_, dtype);
+  o_.BackwardInput(dy, dout_THV);
+  out.q_THW = pool.Dense(tokens, heads_ * (nope_ + rope_), dtype);
+  const Tensor dk_THW = pool.Dense(tokens, heads_ * (nope_ + rope_), dtype);
+  const Tensor dv_THV = pool.Dense(tokens, heads_ * v_dim_, dtype);
+  ops.AttentionBackward(Shape(), heads->q_THW, heads->k_THW, heads->v_THV, kept.out_THV,
+                        kept.lse_TH, dout_THV, out.q_THW, dk_THW, dv_THV);
+  for (Tensor* used : {&dout_THV, &heads->q_THW, &heads->k_THW, &heads->v_THV}) *used = Tensor();
+  ops.Rope(QueryRope(out.q_THW), /*inverse=*/true);
+  out.kv = pool.Dense(tokens, heads_ * (nope_ + v_dim_), dtype);
+  SplitKeyGradient(dk_THW, dv_THV, out.kv, dshared_key);
+  return out;
+}
+
+// An operand of a weight gradient is made as soon as its tensor is there, and the tensor given back
+// as soon as no product needs it.
+Tensor MlaAttention::Backward(Activations kept, const Tensor& dy, WeightWork* work) const {
+  TensorPool& pool = *context_.pool;
+  const DType dtype = context_.numerics.activation;
   const int64_t tokens = dy.matrix.rows;
-  Heads heads = MakeHeads(kept.q_latent_TQ, kept.kv_latent_TCR);
-  const Tensor dq_THW = pool.Dense(tokens, heads_ * (nope_ + rope_), dtype);
-  const Tensor dkv = pool.Dense(tokens, heads_ * (nope_ + v_dim_), dtype);
+  const auto along_tokens = [this](const Tensor& t) { return AlongTokens(context_, {t, {}}); };
   const Tensor dkv_latent_TCR = pool.Dense(tokens, kv_a_.outputs(), dtype);
+  HeadGradients gradients;
+  TokenOperand q_latent;
+  TokenOperand kv_latent;
   {
-    const Tensor dout_THV = pool.Dense(tokens, heads_ * v_dim_, dtype);
-    o_.BackwardInput(MakeOperand(context_, dy), dout_THV);
-    const Tensor dk_THW = pool.Dense(tokens, heads_ * (nope_ + rope_), dtype);
-    const Tensor dv_THV = pool.Dense(tokens, heads_ * v_dim_, dtype);
-    ops.AttentionBackward(Shape(), heads.q_THW, heads.k_THW, heads.v_THV, kept.out_THV, kept.lse_TH,
-                          dout_THV, dq_THW, dk_THW, dv_THV);
-    ops.Rope(QueryRope(dq_THW), /*inverse=*/true);
-    SplitKeyGradient(dk_THW, dv_THV, dkv, SharedKey(dkv_latent_TCR));
+    Heads heads = MakeHeads(kept.q_latent_TQ, kept.kv_latent_TCR);
+    gradients = BackwardHeads(kept, MakeOperand(context_, dy), &heads, SharedKey(dkv_latent_TCR));
+    // Made again just now: quantised from the tensors.
+    q_latent = along_tokens(heads.q_latent_TQ.dense);
+    kv_latent = along_tokens(heads.kv_latent_TC.dense);
   }
-  Tensor dq_latent_TQ = pool.Dense(tokens, q_a_.outputs(), dtype);
-  q_b_.BackwardInput(MakeOperand(context_, dq_THW), dq_latent_TQ);
+  const TokenOperand out = along_tokens(kept.out_THV);
+  kept.out_THV = Tensor();
+
+  const Tensor dq_latent_TQ = pool.Dense(tokens, q_a_.outputs(), dtype);
+  q_b_.BackwardInput(MakeOperand(context_, gradients.q_THW), dq_latent_TQ);
+  const TokenOperand dq = along_tokens(gradients.q_THW);
+  gradients.q_THW = Tensor();
   q_norm_.Backward(kept.q_latent_TQ, dq_latent_TQ, dq_latent_TQ);
   const Matrix dlatent_TC = Latent(dkv_latent_TCR);
-  kv_b_.BackwardInput(MakeOperand(context_, dkv), dlatent_TC);
+  kv_b_.BackwardInput(MakeOperand(context_, gradients.kv), dlatent_TC);
+  const TokenOperand dkv = along_tokens(gradients.kv);
+  gradients.kv = Tensor();
   kv_norm_.Backward(Latent(kept.kv_latent_TCR), dlatent_TC, dlatent_TC);
 
   const Tensor dnormed_TD = pool.Dense(tokens, dy.matrix.cols, context_.numerics.sum);
@@ -173,23 +200,18 @@ Tensor MlaAttention::Backward(const Activations& kept, const Tensor& dy, WeightW
   kv_a_.BackwardInput(MakeOperand(context_, dkv_latent_TCR), dnormed_TD, /*accumulate=*/true);
   input_norm_.Backward(kept.x_TD, dnormed_TD, dnormed_TD);
   Tensor dx_TD = pool.Dense(tokens, dy.matrix.cols, dtype);
-  ops.Add(dy, dnormed_TD, dx_TD);
+  context_.ops->Add(dy, dnormed_TD, dx_TD);
 
-  Operand normed_TD = kept.normed_TD;
-  if (!context_.numerics.fp8) normed_TD.dense = input_norm_.Forward(kept.x_TD);
-  // Latents, unlike the layer's input, were made again just now: quantised from the tensors.
-  work->push_back([this, dy, out = kept.out_THV, dq_THW, dkv, dq_latent_TQ, dkv_latent_TCR,
-                   normed_TD, q_latent = heads.q_latent_TQ.dense,
-                   kv_latent = heads.kv_latent_TC.dense] {
-    const auto along_tokens = [this](const Tensor& t) {
-      return AlongTokens(context_, {t.matrix, {}});
-    };
-    o_.BackwardWeight(along_tokens(dy), along_tokens(out));
-    q_b_.BackwardWeight(along_tokens(dq_THW), along_tokens(q_latent));
-    kv_b_.BackwardWeight(along_tokens(dkv), along_tokens(kv_latent));
-    const TokenOperand normed = AlongTokens(context_, normed_TD);
-    q_a_.BackwardWeight(along_tokens(dq_latent_TQ), normed);
-    kv_a_.BackwardWeight(along_tokens(dkv_latent_TCR), normed);
+  const TokenOperand normed =
+      AlongTokens(context_, CodesOf(MakeOperand(context_, input_norm_.Forward(kept.x_TD))));
+  work->push_back([this, dy = along_tokens(dy), out, dq, q_latent, dkv, kv_latent, normed,
+                   dq_latent = along_tokens(dq_latent_TQ),
+                   dkv_latent = along_tokens(dkv_latent_TCR)] {
+    o_.BackwardWeight(dy, out);
+    q_b_.BackwardWeight(dq, q_latent);
+    kv_b_.BackwardWeight(dkv, kv_latent);
+    q_a_.BackwardWeight(dq_latent, normed);
+    kv_a_.BackwardWeight(dkv_latent, normed);
   });
   return dx_TD;
 }

@@ -26,7 +26,6 @@ class MlaAttention {
  public:
   struct Activations {
     Tensor x_TD;
-    Operand normed_TD;     // codes; empty without FP8
     Tensor q_latent_TQ;    // before its norm
     Tensor kv_latent_TCR;  // before its norm; then the rotated shared key
     Tensor out_THV;
@@ -41,8 +40,9 @@ class MlaAttention {
 
   // kept may be null.
   Tensor Forward(const Tensor& x, Activations* kept) const;
-  // Gradient of x from that of the result.
-  Tensor Backward(const Activations& kept, const Tensor& dy, WeightWork* work) const;
+  // Gradient of x from that of the result. What was kept is given back as soon as it can be, if the
+  // caller moves it here.
+  Tensor Backward(Activations kept, const Tensor& dy, WeightWork* work) const;
 
  private:
   // What the attention takes, and the normed latents it was made from.
@@ -54,7 +54,15 @@ class MlaAttention {
     Operand kv_latent_TC;
   };
   Heads MakeHeads(const Tensor& q_latent, const Tensor& kv_latent) const;
-  // Gradients of the q_b and kv_b outputs and of the shared rotary key, from those of the heads.
+  // Gradients of q_b's and kv_b's outputs and of the shared rotary key, through the attention.
+  // Gives back queries, keys and values.
+  struct HeadGradients {
+    Tensor q_THW;
+    Tensor kv;
+  };
+  HeadGradients BackwardHeads(const Activations& kept, const Operand& dy, Heads* heads,
+                              const kernels::Matrix& dshared_key) const;
+  // Those of kv_b's output and of the shared rotary key, from those of the heads.
   void SplitKeyGradient(const Tensor& dk, const Tensor& dv, const Tensor& dkv,
                         const kernels::Matrix& dshared_key) const;
   kernels::RopeView QueryRope(const Tensor& q) const;

@@ -138,18 +138,24 @@ absl::Status MoeLayer::ForwardDispatch(const Tensor& x, bool keep, absl::Span<in
   } else {
     context_.ops->Fill(state->sum_TD, 0);
   }
-  if (keep) state->normed_TD = KeptOperand(context_, normed, /*keep_dense=*/false);
   return absl::OkStatus();
 }
 
-Tensor MoeLayer::SumPairs(const ExpertLayout& layout, const Tensor& pairs) const {
+Tensor MoeLayer::SumPairs(const ExpertLayout& layout, const MakeRows& make_rows) const {
   TensorPool& pool = *context_.pool;
   const Tensor sum_RD = pool.Dense(layout.records(), hidden_, context_.numerics.sum);
   const size_t index_bytes = layout.pair_record.size() * sizeof(int32_t);
   const Buffer index_P = pool.Bytes(index_bytes);
   context_.ops->CopyFromHost(index_P.data(), layout.pair_record.data(), index_bytes);
   context_.ops->Fill(sum_RD, 0);
-  context_.ops->ScatterAddRows(pairs, index_P.as<int32_t>(), sum_RD);
+  for (size_t e = 0; e < experts_.size(); ++e) {
+    const int64_t first = layout.pair_offsets[e];
+    const int64_t count = layout.pair_offsets[e + 1] - first;
+    if (count == 0) continue;
+    const Tensor rows_PD = pool.Dense(count, hidden_, context_.numerics.sum);
+    make_rows(e, first, rows_PD);
+    context_.ops->ScatterAddRows(rows_PD, index_P.as<int32_t>() + first, sum_RD);
+  }
   if (context_.numerics.combine == context_.numerics.sum) return sum_RD;
   Tensor out_RD = pool.Dense(layout.records(), hidden_, context_.numerics.combine);
   context_.ops->Copy(sum_RD, out_RD);
@@ -174,7 +180,7 @@ absl::Status MoeLayer::ForwardExperts(bool keep, Activations* state) {
   const Tensor weights_P = pool.Dense(pairs, 1, context_.numerics.sum);
   context_.ops->CopyFromHost(weights_P.matrix.data, group_->weights_scratch.data(),
                              group_->weights_scratch.size());
-  const Tensor out_PD = pool.Dense(pairs, hidden_, context_.numerics.sum);
+  Operand inner;
   if (pairs > 0) {
     const Tensor gate_up_P2F = pool.Dense(pairs, 2 * width_, dtype);
     Tensor inner_PF = pool.Dense(pairs, width_, dtype);
@@ -187,20 +193,16 @@ absl::Status MoeLayer::ForwardExperts(bool keep, Activations* state) {
     }
     context_.ops->WeightedSwiGluForward(gate_up_P2F, weights_P, inner_PF);
     if (keep) state->gate_up_P2F = KeepGateUp(context_, gate_up_P2F);
-    const Operand inner = MakeOperand(context_, std::move(inner_PF));
-    for (size_t e = 0; e < experts_.size(); ++e) {
-      const int64_t first = layout.pair_offsets[e];
-      const int64_t count = layout.pair_offsets[e + 1] - first;
-      if (count == 0) continue;
-      experts_[e].down.Forward(RowsOf(OperandView(inner), first, count),
-                               RowsOf(out_PD.matrix, first, count));
-    }
+    inner = CodesOf(MakeOperand(context_, std::move(inner_PF)));
   }
   if (keep) {
     state->received_PD = std::move(x_PD);
     state->weights_P = weights_P;
   }
-  return PostRows(Lane::kCombineForward, layout, SumPairs(layout, out_PD), {});
+  const auto down = [&](size_t e, int64_t first, const Tensor& rows) {
+    experts_[e].down.Forward(RowsOf(OperandView(inner), first, rows.matrix.rows), rows);
+  };
+  return PostRows(Lane::kCombineForward, layout, SumPairs(layout, down), {});
 }
 
 absl::Status MoeLayer::AddReturnedRows(Lane lane, const Activations& state, const Tensor& sum,
@@ -262,51 +264,49 @@ void MoeLayer::BackwardShared(Activations* state, WeightWork* work) {
     context_.ops->Fill(state->sum_TD, 0);
     return;
   }
-  Operand normed_TD = state->normed_TD;
-  if (!context_.numerics.fp8) normed_TD.dense = state->normed_again_TD;
-  shared_->Backward(state->shared, normed_TD, state->dy_TD, state->sum_TD, work);
+  const Operand normed_TD =
+      MakeOperand(context_, state->normed_again_TD, kernels::ScaleRule::kPowerOfTwo);
+  shared_->Backward(std::move(state->shared), normed_TD, state->dy_TD, state->sum_TD, work);
+  state->dy_TD.fp8 = Fp8Tensor();
 }
 
-MoeLayer::ExpertGradients MoeLayer::BackwardInner(const Activations& state, Operand dy_PD,
-                                                  Tensor* dweights_P) const {
+Operand MoeLayer::BackwardInner(Operand dy_PD, Activations* state,
+                                std::vector<ExpertWeightWork>* works, Tensor* dweights_P) const {
   TensorPool& pool = *context_.pool;
-  const ExpertLayout& layout = state.received;
+  const ExpertLayout& layout = state->received;
   const DType dtype = context_.numerics.activation;
   const int64_t pairs = layout.pairs();
-  const Tensor dinner_PF = pool.Dense(pairs, width_, dtype);
+  Tensor dinner_PF = pool.Dense(pairs, width_, dtype);
   for (size_t e = 0; e < experts_.size(); ++e) {
     const int64_t first = layout.pair_offsets[e];
     const int64_t count = layout.pair_offsets[e + 1] - first;
     if (count == 0) continue;
     experts_[e].down.BackwardInput(RowsOf(OperandView(dy_PD), first, count),
                                    RowsOf(dinner_PF.matrix, first, count));
+    ExpertWeightWork& work = works->emplace_back();
+    work.expert = &experts_[e];
+    work.dy = AlongTokens(context_, dy_PD, first, count);
+    work.x = AlongTokens(context_, state->received_PD, first, count);
   }
-  ExpertGradients out;
-  out.dgate_up_P2F = pool.Dense(pairs, 2 * width_, dtype);
-  out.weighted_inner_PF = pool.Dense(pairs, width_, dtype);
-  out.dy_PD = std::move(dy_PD);
+  dy_PD = Operand();
+  state->received_PD = Operand();
+  Tensor gate_up_P2F = RestoreGateUp(context_, state->gate_up_P2F);
+  state->gate_up_P2F = KeptGateUp();
+  Tensor dgate_up_P2F = pool.Dense(pairs, 2 * width_, dtype);
+  Tensor weighted_inner_PF = pool.Dense(pairs, width_, dtype);
   *dweights_P = pool.Dense(pairs, 1, context_.numerics.sum);
-  context_.ops->WeightedSwiGluBackward(RestoreGateUp(context_, state.gate_up_P2F), state.weights_P,
-                                       dinner_PF, out.dgate_up_P2F, *dweights_P,
-                                       out.weighted_inner_PF);
-  return out;
-}
-
-void MoeLayer::AddExpertWeightGradients(const std::vector<int64_t>& pair_offsets,
-                                        const OperandView& x_PD,
-                                        const ExpertGradients& gradients) const {
-  for (size_t e = 0; e < experts_.size(); ++e) {
-    const int64_t first = pair_offsets[e];
-    const int64_t count = pair_offsets[e + 1] - first;
-    if (count == 0) continue;
-    const auto along_tokens = [&](const OperandView& operand) {
-      return AlongTokens(context_, RowsOf(operand, first, count));
-    };
-    experts_[e].down.BackwardWeight(along_tokens(OperandView(gradients.dy_PD)),
-                                    along_tokens({gradients.weighted_inner_PF, {}}));
-    experts_[e].gate_up.BackwardWeight(along_tokens({gradients.dgate_up_P2F, {}}),
-                                       along_tokens(x_PD));
+  context_.ops->WeightedSwiGluBackward(gate_up_P2F, state->weights_P, dinner_PF, dgate_up_P2F,
+                                       *dweights_P, weighted_inner_PF);
+  dinner_PF = Tensor();
+  gate_up_P2F = Tensor();
+  for (ExpertWeightWork& work : *works) {
+    const size_t e = work.expert - experts_.data();
+    const int64_t first = layout.pair_offsets[e];
+    const int64_t count = layout.pair_offsets[e + 1] - first;
+    work.weighted_inner = AlongTokens(context_, {weighted_inner_PF, {}}, first, count);
+    work.dgate_up = AlongTokens(context_, {dgate_up_P2F, {}}, first, count);
   }
+  return CodesOf(MakeOperand(context_, std::move(dgate_up_P2F)));
 }
 
 absl::Status MoeLayer::BackwardExperts(Activations* state, WeightWork* work) {
@@ -321,21 +321,13 @@ absl::Status MoeLayer::BackwardExperts(Activations* state, WeightWork* work) {
 
   const int64_t pairs = layout.pairs();
   const int64_t weight_bytes = kernels::SizeOf(context_.numerics.sum);
-  const Tensor dx_PD = context_.pool->Dense(pairs, hidden_, context_.numerics.sum);
   std::vector<std::byte>& dweights_RK = group_->weights_scratch;
   dweights_RK.assign(layout.records() * top_k_ * weight_bytes, std::byte{0});
+  Operand dgate_up;
   if (pairs > 0) {
     Tensor dweights_P;
-    ExpertGradients gradients =
-        BackwardInner(*state, Upload(group_->rows_scratch, pairs), &dweights_P);
-    const Operand dgate_up = MakeOperand(context_, gradients.dgate_up_P2F);
-    for (size_t e = 0; e < experts_.size(); ++e) {
-      const int64_t first = layout.pair_offsets[e];
-      const int64_t count = layout.pair_offsets[e + 1] - first;
-      if (count == 0) continue;
-      experts_[e].gate_up.BackwardInput(RowsOf(OperandView(dgate_up), first, count),
-                                        RowsOf(dx_PD.matrix, first, count));
-    }
+    std::vector<ExpertWeightWork> works;
+    dgate_up = BackwardInner(Upload(group_->rows_scratch, pairs), state, &works, &dweights_P);
     std::vector<std::byte>& host_P = group_->rows_scratch.hidden;
     host_P.resize(pairs * weight_bytes);
     context_.ops->CopyToHost(host_P.data(), dweights_P.matrix.data, host_P.size());
@@ -345,12 +337,18 @@ absl::Status MoeLayer::BackwardExperts(Activations* state, WeightWork* work) {
       std::memcpy(dweights_RK.data() + slot * weight_bytes, host_P.data() + p * weight_bytes,
                   weight_bytes);
     }
-    work->push_back([this, pair_offsets = layout.pair_offsets, x_PD = state->received_PD,
-                     gradients = std::move(gradients)] {
-      AddExpertWeightGradients(pair_offsets, x_PD, gradients);
+    work->push_back([works = std::move(works)] {
+      for (const ExpertWeightWork& expert_work : works) {
+        const Expert& expert = *expert_work.expert;
+        expert.down.BackwardWeight(expert_work.dy, expert_work.weighted_inner);
+        expert.gate_up.BackwardWeight(expert_work.dgate_up, expert_work.x);
+      }
     });
   }
-  return PostRows(Lane::kDispatchBackward, layout, SumPairs(layout, dx_PD), dweights_RK);
+  const auto gate_up = [&](size_t e, int64_t first, const Tensor& rows) {
+    experts_[e].gate_up.BackwardInput(RowsOf(OperandView(dgate_up), first, rows.matrix.rows), rows);
+  };
+  return PostRows(Lane::kDispatchBackward, layout, SumPairs(layout, gate_up), dweights_RK);
 }
 
 absl::Status MoeLayer::BackwardDispatch(Activations* state, WeightWork* work, Tensor* dx) {

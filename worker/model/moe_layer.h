@@ -17,6 +17,7 @@
 #define FATHOM_WORKER_MODEL_MOE_LAYER_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -54,7 +55,6 @@ class MoeLayer {
   struct Activations {
     // From the forward.
     Tensor x_TD;
-    Operand normed_TD;  // codes; empty without FP8
     Router::Activations routing;
     SourceLayout sent;
     Buffer sent_tokens;  // sent.tokens where ops can read them
@@ -93,10 +93,13 @@ class MoeLayer {
     Linear gate_up;
     Linear down;
   };
-  struct ExpertGradients {
-    Tensor dgate_up_P2F;
-    Tensor weighted_inner_PF;  // w * swiglu, made again
-    Operand dy_PD;
+  // Of an expert with rows.
+  struct ExpertWeightWork {
+    const Expert* expert = nullptr;
+    TokenOperand dy;
+    TokenOperand weighted_inner;  // w * swiglu, made again
+    TokenOperand dgate_up;
+    TokenOperand x;
   };
 
   bool has_shared() const { return shared_.has_value(); }
@@ -106,13 +109,15 @@ class MoeLayer {
                         absl::Span<const std::byte> dweights);
   // Rows on the host as an operand of the experts' products.
   Operand Upload(const HostRows& rows, int64_t count) const;
-  // Sum of pairs' rows by record, in the format they travel in.
-  Tensor SumPairs(const ExpertLayout& layout, const Tensor& pairs) const;
+  // Sums of pairs' rows by record, in the format they travel in. Rows are made an expert at a time:
+  // make_rows(e, first, rows) writes those of expert e, pairs [first, first + rows.rows).
+  using MakeRows = std::function<void(size_t, int64_t, const Tensor&)>;
+  Tensor SumPairs(const ExpertLayout& layout, const MakeRows& make_rows) const;
   absl::Status AddReturnedRows(Lane lane, const Activations& state, const Tensor& sum,
                                std::vector<std::byte>* dweights);
-  ExpertGradients BackwardInner(const Activations& state, Operand dy_PD, Tensor* dweights_P) const;
-  void AddExpertWeightGradients(const std::vector<int64_t>& pair_offsets, const OperandView& x_PD,
-                                const ExpertGradients& gradients) const;
+  // Gradient of the experts' gate and up products. Gives back what of the state it needs last.
+  Operand BackwardInner(Operand dy_PD, Activations* state, std::vector<ExpertWeightWork>* works,
+                        Tensor* dweights_P) const;
 
   LayerContext context_;
   int64_t tokens_;

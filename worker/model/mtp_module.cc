@@ -36,9 +36,7 @@ Tensor MtpModule::Forward(const Tensor& hidden, absl::Span<const int32_t> next_t
       MakeOperand(context_, Join(hidden, embedding_.Forward(next_tokens_T, tokens)));
   Tensor y_TD = context_.pool->Dense(tokens, hidden.matrix.cols, context_.numerics.activation);
   projection_.Forward(joined, y_TD);
-  if (kept != nullptr) {
-    *kept = {hidden, next_tokens_T, KeptOperand(context_, joined, /*keep_dense=*/false)};
-  }
+  if (kept != nullptr) *kept = {hidden, next_tokens_T};
   return y_TD;
 }
 
@@ -55,11 +53,12 @@ Tensor MtpModule::Backward(const Activations& kept, const Tensor& dy, WeightWork
   embedding_norm_.Backward(embedded_TD, ColsOf(djoined_T2D, width, width), dembedded_TD);
   embedding_.Backward(kept.next_tokens_T, dembedded_TD);
 
-  Operand joined = kept.joined_T2D;
-  if (!context_.numerics.fp8) joined.dense = Join(kept.hidden_TD, embedded_TD);
-  work->push_back([this, dy, joined] {
-    projection_.BackwardWeight(AlongTokens(context_, {dy, {}}), AlongTokens(context_, joined));
-  });
+  work->push_back(
+      [this, dy = AlongTokens(context_, {dy, {}}),
+       joined = AlongTokens(context_,
+                            CodesOf(MakeOperand(context_, Join(kept.hidden_TD, embedded_TD))))] {
+        projection_.BackwardWeight(dy, joined);
+      });
   return dhidden_TD;
 }
 

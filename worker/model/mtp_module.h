@@ -24,7 +24,6 @@ class MtpModule {
   struct Activations {
     Tensor hidden_TD;
     Buffer next_tokens_T;
-    Operand joined_T2D;  // codes; empty without FP8
   };
 
   // prefix "model.layers.61.".

@@ -67,9 +67,7 @@ void Router::Backward(const Activations& kept, const Tensor& normed, const Matri
     context_.ops->Copy(dlogits_TE, dgate_TE);
   }
   gate_.BackwardInput({dgate_TE, {}}, dnormed, /*accumulate=*/true);
-  work->push_back([this, dgate_TE, normed] {
-    gate_.BackwardWeight({dgate_TE.matrix, {}}, {normed.matrix, {}});
-  });
+  work->push_back([this, dgate_TE, normed] { gate_.BackwardWeight({dgate_TE, {}}, {normed, {}}); });
 }
 
 }  // namespace fathom::model

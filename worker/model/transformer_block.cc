@@ -38,10 +38,7 @@ void TransformerBlock::ForwardDense(const Tensor& mid, bool keep, Activations* s
   mlp_->Forward(normed, out_TD, keep ? &state->mlp : nullptr);
   state->result_TD = context_.pool->Dense(tokens, hidden, context_.numerics.activation);
   context_.ops->Add(mid, out_TD, state->result_TD);
-  if (keep) {
-    state->mid_TD = mid;
-    state->normed_TD = KeptOperand(context_, normed, /*keep_dense=*/false);
-  }
+  if (keep) state->mid_TD = mid;
 }
 
 absl::Status TransformerBlock::ForwardBegin(const Tensor& x, bool keep, absl::Span<int64_t> loads,
@@ -60,15 +57,14 @@ absl::Status TransformerBlock::ForwardFinish(Activations* state) {
   return moe_->ForwardCombine(&state->moe, &state->result_TD);
 }
 
-Tensor TransformerBlock::BackwardDense(const Tensor& dy, const Activations& state,
+Tensor TransformerBlock::BackwardDense(const Tensor& dy, Activations* state,
                                        WeightWork* work) const {
   const int64_t tokens = dy.matrix.rows;
   const int64_t hidden = dy.matrix.cols;
-  Operand normed = state.normed_TD;
-  if (!context_.numerics.fp8) normed.dense = mlp_norm_->Forward(state.mid_TD);
+  const Operand normed = CodesOf(MakeOperand(context_, mlp_norm_->Forward(state->mid_TD)));
   const Tensor dnormed_TD = context_.pool->Dense(tokens, hidden, context_.numerics.sum);
-  mlp_->Backward(state.mlp, normed, MakeOperand(context_, dy), dnormed_TD, work);
-  mlp_norm_->Backward(state.mid_TD, dnormed_TD, dnormed_TD);
+  mlp_->Backward(std::move(state->mlp), normed, MakeOperand(context_, dy), dnormed_TD, work);
+  mlp_norm_->Backward(state->mid_TD, dnormed_TD, dnormed_TD);
   Tensor dmid_TD = context_.pool->Dense(tokens, hidden, context_.numerics.activation);
   context_.ops->Add(dy, dnormed_TD, dmid_TD);
   return dmid_TD;
@@ -77,8 +73,9 @@ Tensor TransformerBlock::BackwardDense(const Tensor& dy, const Activations& stat
 absl::Status TransformerBlock::BackwardBegin(const Tensor& dy, Activations* state,
                                              WeightWork* work) {
   if (is_moe()) return moe_->BackwardCombine(dy, &state->moe);
-  const Tensor dmid_TD = BackwardDense(dy, *state, work);
-  state->result_TD = attention_.Backward(state->attention, dmid_TD, work);
+  const Tensor dmid_TD = BackwardDense(dy, state, work);
+  state->mid_TD = Tensor();
+  state->result_TD = attention_.Backward(std::move(state->attention), dmid_TD, work);
   return absl::OkStatus();
 }
 
@@ -94,7 +91,8 @@ absl::Status TransformerBlock::BackwardFinish(Activations* state, WeightWork* wo
   Tensor dmid_TD;
   const absl::Status status = moe_->BackwardDispatch(&state->moe, work, &dmid_TD);
   if (!status.ok()) return status;
-  state->result_TD = attention_.Backward(state->attention, dmid_TD, work);
+  state->moe = MoeLayer::Activations();
+  state->result_TD = attention_.Backward(std::move(state->attention), dmid_TD, work);
   return absl::OkStatus();
 }
 

@@ -32,7 +32,6 @@ class TransformerBlock {
     MoeLayer::Activations moe;
     // Of a dense block.
     Tensor mid_TD;  // after attention
-    Operand normed_TD;
     DenseMlp::Activations mlp;
     // The block's result, or the gradient of its input, when the last call has run.
     Tensor result_TD;
@@ -61,7 +60,7 @@ class TransformerBlock {
 
  private:
   void ForwardDense(const Tensor& mid, bool keep, Activations* state) const;
-  Tensor BackwardDense(const Tensor& dy, const Activations& state, WeightWork* work) const;
+  Tensor BackwardDense(const Tensor& dy, Activations* state, WeightWork* work) const;
 
   LayerContext context_;
   MlaAttention attention_;

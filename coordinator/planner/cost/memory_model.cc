@@ -120,6 +120,10 @@ class LayerTable {
     for (int64_t* peak : {&out.peak.forward, &out.peak.backward, &out.peak.backward_input}) {
       *peak += more;
     }
+    if (out.peak.forward_waiting > 0) {
+      out.peak.forward_waiting += more;
+      out.peak.backward_waiting += more;
+    }
     return out;
   }
 
@@ -137,6 +141,9 @@ struct StageBytes {
   int64_t forward_peak = 0;
   int64_t backward_peak = 0;
   int64_t backward_input_peak = 0;
+  // The most while a pass waits for other ranks, or is about to begin or has ended.
+  int64_t forward_waiting = 0;
+  int64_t backward_waiting = 0;
 };
 
 // Layers of a stage in the order of its forward.
@@ -169,6 +176,10 @@ StageBytes BytesOfStage(const std::vector<int64_t>& layers, LayerTable* table) {
     out.backward_peak = std::max(out.backward_peak, below + carried + layer.peak.backward);
     out.backward_input_peak =
         std::max(out.backward_input_peak, below + deferred + layer.peak.backward_input);
+    if (layer.peak.forward_waiting > 0) {
+      out.forward_waiting = std::max(out.forward_waiting, below + layer.peak.forward_waiting);
+      out.backward_waiting = std::max(out.backward_waiting, below + layer.peak.backward_waiting);
+    }
     below += layer.kept;
     out.sum.dense_parameters += layer.dense_parameters;
     out.sum.expert_parameters += layer.expert_parameters;
@@ -178,6 +189,8 @@ StageBytes BytesOfStage(const std::vector<int64_t>& layers, LayerTable* table) {
     out.sum.kept_logits += layer.kept_logits;
     out.sum.deferred += layer.deferred;
   }
+  out.forward_waiting = std::max(out.forward_waiting, below);
+  out.backward_waiting = std::max(out.backward_waiting, below);
   return out;
 }
 
@@ -230,7 +243,10 @@ class Walk {
       // A pass's peak counts what is kept of its own micro-batch.
       const schedule::Op& last = instruction.overlapped ? instruction.second : instruction.first;
       int64_t working = PassBytes(instruction.first);
-      if (instruction.overlapped) working += PassBytes(instruction.second);
+      if (instruction.overlapped) {  // one runs while the other waits
+        working = std::max(working + WaitingBytes(instruction.second),
+                           WaitingBytes(instruction.first) + PassBytes(instruction.second));
+      }
       const bool frees = last.kind == OpKind::kBackward || last.kind == OpKind::kBackwardInput;
       const LayerBytes* own = frees ? &StageFor(last).sum : nullptr;
       const int64_t others = kept_ - (frees ? own->kept : 0);
@@ -264,6 +280,20 @@ class Walk {
       case OpKind::kBackward:
         return stage.backward_peak;
       case OpKind::kBackwardInput:
+        return stage.backward_input_peak;
+      case OpKind::kWeight:
+        return 0;
+    }
+    return 0;
+  }
+  int64_t WaitingBytes(const schedule::Op& op) const {
+    const StageBytes& stage = StageFor(op);
+    switch (op.kind) {
+      case OpKind::kForward:
+        return stage.forward_waiting;
+      case OpKind::kBackward:
+        return stage.backward_waiting;
+      case OpKind::kBackwardInput:  // never in a pair
         return stage.backward_input_peak;
       case OpKind::kWeight:
         return 0;
