@@ -9,9 +9,10 @@
 
 namespace fathom::cli {
 
-// The body at http://<metrics_address><path>. Codes as FetchLog's.
+// The body at http://<metrics_address>/<kind>/<job>/<rest>. Codes as FetchLog's.
 absl::StatusOr<std::string> FetchFromNode(const std::string& metrics_address,
-                                          const std::string& path);
+                                          const std::string& kind, const std::string& job,
+                                          const std::string& rest);
 
 struct LogPart {
   std::string text;

@@ -20,9 +20,8 @@ double LengthOf(const v1::RankTimes& times) {
 
 absl::StatusOr<v1::Timeline> FetchTimeline(const std::string& metrics_address,
                                            const std::string& job, uint64_t epoch, int rank) {
-  FATHOM_ASSIGN_OR_RETURN(
-      const std::string bytes,
-      FetchFromNode(metrics_address, absl::StrCat("/timelines/", job, "/", epoch, "/", rank)));
+  FATHOM_ASSIGN_OR_RETURN(const std::string bytes, FetchFromNode(metrics_address, "timelines", job,
+                                                                 absl::StrCat(epoch, "/", rank)));
   v1::Timeline timeline;
   if (!timeline.ParseFromString(bytes) || timeline.ranks_size() != 1) {
     return absl::InternalError(absl::StrCat("node at ", metrics_address,
