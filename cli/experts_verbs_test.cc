@@ -1,14 +1,17 @@
-// fathomctl experts plan: what it prints, and how it refuses what can't be placed.
+// fathomctl experts: what plan and traffic print, and how they refuse what can't be placed or
+// read.
 #include "cli/experts_verbs.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_replace.h"
@@ -183,6 +186,200 @@ TEST_F(ExpertsPlanTest, WrongFile_IsExitCode2AndSaysWhere) {
   EXPECT_EQ(ctl.Run({"experts", "plan"}), kExitUsage);
   EXPECT_EQ(Plan(Example(), {"--algorithm", "dice"}), kExitUsage);
   EXPECT_EQ(Plan(Example(), {"--tolerance", "-1"}), kExitUsage);
+}
+
+constexpr char kCluster[] = R"(apiVersion: fathom/v1
+kind: Cluster
+metadata:
+  name: two
+spec:
+  pools:
+    - name: h800
+      device: h800
+      nodes: 2
+      devices_per_node: 2
+      nodes_per_leaf: 1
+)";
+
+// Two nodes of two devices, and an expert on each.
+class ExpertsTrafficTest : public testing::Test {
+ protected:
+  ExpertsTrafficTest()
+      : ctl(testing::TempDir() + "/" +
+            testing::UnitTest::GetInstance()->current_test_info()->name()) {
+    Write("cluster.yaml", kCluster);
+  }
+
+  void Write(const std::string& name, const std::string& text) {
+    std::ofstream(ctl.folder() + "/" + name) << text;
+  }
+
+  static Json Example() {
+    return Json::parse(R"({"experts": 4, "groups": 2, "topk_group": 2, "layers": [
+        {"ranks": [[[0, 3]], [], [], [[2]]]},
+        {"ranks": [[[3], [3]], [[3]], [], [[3, 2]]]}]})");
+  }
+
+  int Traffic(const std::string& trace, const std::vector<std::string>& further = {}) {
+    Write("trace.json", trace);
+    std::vector<std::string> arguments = {"experts",    "traffic",   "--trace",
+                                          "trace.json", "--cluster", "cluster.yaml"};
+    arguments.insert(arguments.end(), further.begin(), further.end());
+    return ctl.Run(arguments);
+  }
+
+  TestEnvironment ctl;
+};
+
+TEST_F(ExpertsTrafficTest, Json_HasEveryLinkOfEveryLayer) {
+  ASSERT_EQ(Traffic(Example().dump(), {"-o", "json"}), kExitOk) << ctl.err();
+  const Json found = Json::parse(ctl.out());
+  EXPECT_EQ(found["ranks"], 4);
+  EXPECT_EQ(found["scale_up_domains"], 2);
+  EXPECT_EQ(found["domain_limit"], 2);
+  // DeepSeek-V3: 7168 values of a byte, 56 scales, 8 ids and weights; back in BF16.
+  EXPECT_EQ(found["dispatch_bytes_per_token"], 7168 + 56 * 4 + 8 * 4 + 8 * 4);
+  EXPECT_EQ(found["combine_bytes_per_token"], 7168 * 2);
+  ASSERT_EQ(found["links"].size(), 10u);
+  EXPECT_EQ(found["links"][2]["name"], "h800-1 device 0 NIC");
+  EXPECT_EQ(found["links"][9]["name"], "leaf 1 uplink");
+  ASSERT_EQ(found["layers"].size(), 2u);
+  const Json& first = found["layers"][0];
+  EXPECT_EQ(first["dispatch"]["out_bytes"], Json({7456, 0, 0, 0, 0, 0, 7456, 7456, 7456, 0}));
+  EXPECT_EQ(first["dispatch"]["in_bytes"], Json({0, 0, 7456, 0, 0, 0, 7456, 7456, 0, 7456}));
+  EXPECT_EQ(first["combine"]["in_bytes"], Json({14336, 0, 0, 0, 0, 0, 14336, 14336, 14336, 0}));
+  EXPECT_EQ(first["device_tokens"], Json({1, 0, 1, 1}));
+  EXPECT_EQ(first["domains_per_token"], 1.5);
+  EXPECT_EQ(first["dispatch"]["busiest_link"], "h800-0 device 0 NIC out");
+  EXPECT_EQ(found["layers"][1]["tokens"], 4);
+  EXPECT_EQ(found["total"]["tokens"], 6);
+  EXPECT_EQ(found["total"]["device_tokens"], Json({1, 0, 2, 5}));
+  EXPECT_DOUBLE_EQ(found["total"]["dispatch"]["seconds"],
+                   first["dispatch"]["seconds"].get<double>() +
+                       found["layers"][1]["dispatch"]["seconds"].get<double>());
+  EXPECT_THAT(ctl.coordinator.addresses, IsEmpty());
+}
+
+TEST_F(ExpertsTrafficTest, PlannedPlacement_MovesTheTraffic) {
+  // What plan prints goes in as it is: expert 3 has a copy beside each source of layer 1.
+  const Json loads = {{"loads", {{1, 0, 1, 1}, {0, 0, 1, 9}}},
+                      {"replicas", 8},
+                      {"groups", 1},
+                      {"nodes", 1},
+                      {"devices", 4}};
+  Write("loads.json", loads.dump());
+  ASSERT_EQ(ctl.Run({"experts", "plan", "--loads", ctl.folder() + "/loads.json", "-o", "json"}),
+            kExitOk)
+      << ctl.err();
+  Write("placement.json", ctl.out());
+  ASSERT_EQ(Traffic(Example().dump(), {"--placement", "placement.json", "-o", "json"}), kExitOk)
+      << ctl.err();
+  const Json planned = Json::parse(ctl.out());
+  ASSERT_EQ(Traffic(Example().dump(), {"-o", "json"}), kExitOk);
+  const Json runs = Json::parse(ctl.out());
+  EXPECT_LT(planned["layers"][1]["device_max_over_mean"],
+            runs["layers"][1]["device_max_over_mean"]);
+  EXPECT_LT(planned["layers"][1]["dispatch"]["seconds"], runs["layers"][1]["dispatch"]["seconds"]);
+  const auto over_network = [](const Json& traffic) {
+    int64_t bytes = 0;
+    for (int rank = 0; rank < 4; ++rank) {
+      bytes += traffic["layers"][1]["dispatch"]["out_bytes"][rank].get<int64_t>();
+    }
+    return bytes;
+  };
+  // Of the three tokens from node 0 to expert 3, none has to leave it now.
+  EXPECT_EQ(over_network(runs), 3 * 7456);
+  EXPECT_LE(over_network(planned), 7456);
+}
+
+TEST_F(ExpertsTrafficTest, TableForPeople_NamesTheBusiestLink) {
+  ASSERT_EQ(Traffic(Example().dump(), {"--dispatch-bytes", "100", "--combine-bytes", "30"}),
+            kExitOk)
+      << ctl.err();
+  EXPECT_THAT(ctl.out(), HasSubstr("4 experts on 4 ranks in 2 scale-up domains; a token is 100 B "
+                                   "on its way and 30 B back"));
+  EXPECT_THAT(ctl.out(), HasSubstr("DOMAINS/TOKEN"));
+  EXPECT_THAT(ctl.out(), HasSubstr("h800-0 device 0 NIC out"));
+  EXPECT_THAT(ctl.out(), HasSubstr("\n  all"));
+  ASSERT_EQ(Traffic(Example().dump(), {"--layers", "1", "-o", "json"}), kExitOk);
+  EXPECT_EQ(Json::parse(ctl.out())["layers"].size(), 1u);
+  EXPECT_EQ(Traffic(Example().dump(), {"--layers", "3"}), kExitUsage);
+  EXPECT_THAT(ctl.err(), HasSubstr("--layers 3: trace.json has 2"));
+  ASSERT_EQ(ctl.Run({"experts", "traffic", "--help"}), kExitOk);
+  EXPECT_THAT(ctl.out(), HasSubstr("\"layers\": [{\"ranks\": [[[3, 17, ..], ..], ..]}, ..]"));
+}
+
+TEST_F(ExpertsTrafficTest, WrongTrace_IsExitCode2AndSaysWhere) {
+  struct Case {
+    const char* text;
+    const char* words;
+  };
+  const Case cases[] = {
+      {"", "trace.json: not JSON: parse error at line 1"},
+      {"{\"experts\": 4,\n]", "not JSON: parse error at line 2"},
+      {"[1]", "it holds a list, not an object"},
+      {"{}", "'experts' is missing"},
+      {R"({"experts": 4})", "'layers' is missing"},
+      {R"({"experts": 4, "expert": 4})", "unknown or repeated key 'expert'"},
+      {R"({"experts": 4, "experts": 4})", "unknown or repeated key 'experts'"},
+      {R"({"experts": "4"})", "experts is \"4\", not an integer"},
+      {R"({"experts": [4]})", "experts is a list, not an integer"},
+      {R"({"experts": 4, "layers": 5})", "layers is 5, not a list of layers"},
+      {R"({"experts": 4, "layers": {}})", "layers is an object, not a list of layers"},
+      {R"({"experts": 4, "layers": []})", "it has no layers"},
+      {R"({"experts": 4, "layers": [[]]})", "layer 0 is a list, not an object {\"ranks\": [..]}"},
+      {R"({"experts": 4, "layers": [{}]})", "layer 0: 'ranks' is missing"},
+      {R"({"experts": 4, "layers": [{"rank": []}]})", "layer 0: unknown or repeated key 'rank'"},
+      {R"({"experts": 4, "layers": [{"ranks": null}]})", "layer 0: ranks is null, not a list"},
+      {R"({"experts": 4, "layers": [{"ranks": []}]})", "layer 0 has no ranks"},
+      {R"({"experts": 4, "layers": [{"ranks": [[[0]], 7]}]})",
+       "layer 0: rank 1 is 7, not a list of tokens"},
+      {R"({"experts": 4, "layers": [{"ranks": [[[0], 3]]}]})",
+       "layer 0, rank 0: token 1 is 3, not a list of experts"},
+      {R"({"experts": 4, "layers": [{"ranks": [[[0], [1, 2.5]]]}]})",
+       "layer 0, rank 0: token 1 chooses 2.5, not an expert's number"},
+      {R"({"experts": 4, "layers": [{"ranks": [[[0], [[1]]]]}]})",
+       "layer 0, rank 0: token 1 chooses a list, not an expert's number"},
+      {R"({"experts": 4, "layers": [{"ranks": [[[0], []]]}]})",
+       "layer 0, rank 0: token 1 chooses no expert"},
+      {R"({"experts": 4, "layers": [{"ranks": [[[0], [99999999999]]]}]})",
+       "layer 0, rank 0: token 1 chooses expert 2147483647, but experts are 0 to 3"},
+      {R"({"experts": 4, "layers": [{"ranks": [[[0]]]}, {"ranks": [[[0]], [[1, 1]]]}]})",
+       "layer 1 has 2 ranks, but layer 0 has 1"},
+      {R"({"experts": 4, "layers": [{"ranks": [[[0]], [[1, 1]]]}]})",
+       "layer 0, rank 1: token 0 chooses expert 1 twice"},
+      {R"({"experts": 4, "layers": [{"ranks": [[], [], []]}]})", "3 ranks don't share 4 experts"}};
+  for (const auto& [text, words] : cases) {
+    EXPECT_EQ(Traffic(text), kExitUsage) << text;
+    EXPECT_THAT(ctl.err(), HasSubstr(words)) << text;
+    EXPECT_THAT(ctl.err(), HasSubstr("trace.json")) << text;
+    EXPECT_THAT(ctl.out(), IsEmpty());
+  }
+  EXPECT_EQ(ctl.Run({"experts", "traffic", "--cluster", "cluster.yaml", "--trace", "none"}),
+            kExitNotFound);
+  EXPECT_EQ(ctl.Run({"experts", "traffic", "--trace", "trace.json"}), kExitUsage);
+  EXPECT_EQ(Traffic(Example().dump(), {"--dispatch-bytes", "0"}), kExitUsage);
+  EXPECT_NE(Traffic(R"({"experts": 8, "layers": [{"ranks": [[],[],[],[],[],[],[],[]]}]})"),
+            kExitOk);
+  EXPECT_THAT(ctl.err(), HasSubstr("trace.json on cluster.yaml: the trace has 8 ranks, but pool "
+                                   "'h800' has 4 devices besides its spares"));
+}
+
+TEST_F(ExpertsTrafficTest, WrongPlacement_IsExitCode2AndSaysWhere) {
+  for (const auto& [text, words] : std::vector<std::pair<const char*, const char*>>{
+           {"[", "placement.json is not JSON"},
+           {"[]", "it holds [], not an object {\"layers\""},
+           {R"({"layers": []})", "physical_to_logical is []"},
+           {R"({"layers": [[0, 1, 2, 3]]})", "layers[0] is [0,1,2,3], not an object"},
+           {R"({"layers": [{"physical_to_logical": [0, "x"]}]})", "[0][1] is \"x\""},
+           {R"({"layers": [{"physical_to_logical": [0, 1, 2, 2]}]})", "expert 3 has no slot"},
+           {R"({"layers": [{"physical_to_logical": [0, 1, 2, 3, 1]}]})",
+            "5 slots, which 4 ranks"}}) {
+    Write("placement.json", text);
+    EXPECT_EQ(Traffic(Example().dump(), {"--placement", "placement.json"}), kExitUsage) << text;
+    EXPECT_THAT(ctl.err(), HasSubstr(words)) << text;
+    EXPECT_THAT(ctl.err(), HasSubstr("placement.json")) << text;
+  }
 }
 
 }  // namespace
