@@ -17,6 +17,7 @@ constexpr int64_t kTile = 128;      // of FP8 scales
 constexpr int64_t kAlignment = 64;  // of scales behind their codes
 constexpr int64_t kIndexBytes = 4;
 constexpr int64_t kLogitsAtOnce = int64_t{1} << 24;
+constexpr int64_t kElementsAtOnce = int64_t{1} << 24;  // of sums of experts' rows, as they leave
 
 // A layer's sizes, and bytes of tensors in the formats of a recipe.
 class Layer {
@@ -240,9 +241,10 @@ struct ExpertWork {
     const int64_t p = l.pairs;
     const int64_t width = l.config().moe_intermediate_size;
     const int64_t restored = l.fp8() ? l.A(p, 2 * width) : 0;
+    const int64_t at_once = std::min(l.received, std::max<int64_t>(1, kElementsAtOnce / l.hidden));
     const int64_t sums =
         l.S(l.received, l.hidden) +
-        std::max(l.S(l.experts.rows, l.hidden), l.converts() ? l.Combine(l.received, l.hidden) : 0);
+        std::max(l.S(l.experts.rows, l.hidden), l.converts() ? l.Combine(at_once, l.hidden) : 0);
     const int64_t given_back = l.Codes(p, 2 * width);
     forward = std::max(restored + l.A(p, width) + l.Fp8(p, width), sums + l.Codes(p, width));
     // Received tokens and the SwiGLU's input are given back.
@@ -278,16 +280,19 @@ PeakBytes PeakOfMoe(const Layer& l, int64_t kept_attention, int64_t kept_mlp, in
   // dy, the norm made again, and the sum of gradients; at first also codes of both.
   const int64_t held = 2 * a + s;
   const int64_t shared = held + codes + (width > 0 ? codes + MlpBackwardWork(l, width) : 0);
-  const int64_t routed = held + (width > 0 ? MlpWaiting(l, width) : 0) + experts.backward;
+  const int64_t routed = kept + held + experts.backward;
+  // The shared experts' weight gradients, and the main head's, are done or wait.
+  const int64_t waiting = width > 0 ? MlpWaiting(l, width) : 0;
+  const int64_t done = given_back + (width > 0 ? l.Codes(t, 2 * width) : 0);
   out.forward_waiting = std::max(kept_attention + kept_source, kept) + s;
-  out.backward_waiting = kept + held + (width > 0 ? MlpWaiting(l, width) : 0);
+  out.backward_waiting = kept + held - done;
   // Of what the MLP kept nothing is left when the attention's backward begins.
   const int64_t router = l.A(t, l.config().n_routed_experts);
   const int64_t attention = kept_attention + 2 * a + AttentionBackwardWork(l);
   HeldTensors deferred;
   DeferMlp(l, /*moe=*/true, &deferred);
-  out.backward = std::max({kept + shared, kept + routed, attention + router + a - given_back});
-  out.backward_input = std::max({kept + shared, kept + routed, attention + BytesOf(deferred)});
+  out.backward = std::max({kept + shared, routed - done, attention + router + a - given_back});
+  out.backward_input = std::max({kept + shared, routed + waiting, attention + BytesOf(deferred)});
   out.after_backward = DeferredAttention(l) + router + a;
   return out;
 }
@@ -387,7 +392,9 @@ PeakBytes PeakBytesOf(const ModelConfig& config, int64_t layer, const MicroBatch
   const int64_t kept = kept_attention + kept_mlp + joined + BytesOf(head);
   const int64_t projection = l.Along(l.tokens, 2 * l.hidden) + 3 * a;
   out.forward = std::max({out.forward + joined, kept + WorkOfHead(l)});
-  out.backward = std::max(out.backward + joined + projection, kept + 3 * a);
+  // With the main head's gradient; the projection is last.
+  out.backward = std::max({out.backward + joined + a, kept + 3 * a,
+                           joined + DeferredAttention(l) + projection + 2 * a});
   out.backward_input = std::max(
       out.backward_input + joined + projection + l.A(l.tokens, config.vocab_size), kept + 3 * a);
   out.after_backward += projection;

@@ -409,6 +409,7 @@ void SumPairs(const Sizes& z, const Routed& r, Builder* b) {
   b->Rows("ScatterAddRows", "expert sums", b->sum(), r.rows.rows, z.hidden, 3 * b->s(),
           static_cast<double>(r.rows.rows * kIndexBytes), true, r.experts);
   const auto combine = static_cast<double>(BytesOf(b->recipe().combine));
+  // A piece after another, and counted as one.
   if (combine != b->s()) b->Copy("expert sums", r.received, z.hidden, b->s(), combine, {});
 }
 

@@ -2,6 +2,7 @@
 // experts, K chosen per token, R records received, P pairs of a record and an expert of this rank.
 #include "worker/model/moe_layer.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -13,6 +14,13 @@ namespace fathom::model {
 
 using kernels::DType;
 using kernels::Matrix;
+
+namespace {
+
+// Sums are converted to the format they travel in so many numbers at a time: 32 MiB of BF16.
+constexpr int64_t kElementsAtOnce = int64_t{1} << 24;
+
+}  // namespace
 
 MoeLayer::MoeLayer(const LayerContext& context, const ModelConfig& model,
                    const RouterOptions& options, const std::string& prefix, ExpertGroup* group,
@@ -77,25 +85,47 @@ absl::Status MoeLayer::PostRecords(Lane lane, const RecordFormat& format, const 
   return group_->exchange->Post(lane, messages);
 }
 
-absl::Status MoeLayer::PostRows(Lane lane, const ExpertLayout& layout, const Tensor& rows,
+void MoeLayer::CopyOut(const ExpertLayout& layout, const Matrix& rows, int64_t begin,
+                       int64_t dweight_bytes) const {
+  const int64_t row_bytes = hidden_ * kernels::SizeOf(rows.dtype);
+  for (int rank = 0; rank < group_->map.ranks; ++rank) {
+    const int64_t first = layout.record_offsets[rank];
+    const int64_t from = std::max(begin, first);
+    const int64_t count = std::min(begin + rows.rows, layout.record_offsets[rank + 1]) - from;
+    if (count <= 0) continue;
+    std::byte* to =
+        group_->send_scratch.data() + first * (row_bytes + dweight_bytes) + (from - first) * row_bytes;
+    context_.ops->CopyToHost(to, ElementAt(rows, from - begin, 0), count * row_bytes);
+  }
+}
+
+absl::Status MoeLayer::PostRows(Lane lane, const ExpertLayout& layout, const Tensor& sums,
                                 absl::Span<const std::byte> dweights) {
-  const int64_t row_bytes = hidden_ * kernels::SizeOf(context_.numerics.combine);
+  const kernels::DType combine = context_.numerics.combine;
+  const int64_t row_bytes = hidden_ * kernels::SizeOf(combine);
   const int64_t dweight_bytes =
       dweights.empty() ? 0 : top_k_ * kernels::SizeOf(context_.numerics.sum);
-  std::vector<std::byte>& send = group_->send_scratch;
-  send.resize(layout.records() * (row_bytes + dweight_bytes));
+  group_->send_scratch.resize(layout.records() * (row_bytes + dweight_bytes));
+  if (combine == sums.matrix.dtype) {
+    CopyOut(layout, sums, 0, dweight_bytes);
+  } else {
+    const int64_t at_once = std::max<int64_t>(1, kElementsAtOnce / hidden_);
+    for (int64_t begin = 0; begin < layout.records(); begin += at_once) {
+      const int64_t count = std::min(at_once, layout.records() - begin);
+      const Tensor rows_RD = context_.pool->Dense(count, hidden_, combine);
+      context_.ops->Copy(RowsOf(sums.matrix, begin, count), rows_RD);
+      CopyOut(layout, rows_RD, begin, dweight_bytes);
+    }
+  }
   Messages& messages = group_->messages_scratch;
   messages.clear();
-  std::byte* message = send.data();
+  std::byte* message = group_->send_scratch.data();
   for (int rank = 0; rank < group_->map.ranks; ++rank) {
     const int64_t first = layout.record_offsets[rank];
     const int64_t count = layout.record_offsets[rank + 1] - first;
-    if (count > 0) {
-      context_.ops->CopyToHost(message, ElementAt(rows, first, 0), count * row_bytes);
-      if (dweight_bytes > 0) {
-        std::memcpy(message + count * row_bytes, dweights.data() + first * dweight_bytes,
-                    count * dweight_bytes);
-      }
+    if (count > 0 && dweight_bytes > 0) {
+      std::memcpy(message + count * row_bytes, dweights.data() + first * dweight_bytes,
+                  count * dweight_bytes);
     }
     messages.emplace_back(message, count * (row_bytes + dweight_bytes));
     message += count * (row_bytes + dweight_bytes);
@@ -143,7 +173,7 @@ absl::Status MoeLayer::ForwardDispatch(const Tensor& x, bool keep, absl::Span<in
 
 Tensor MoeLayer::SumPairs(const ExpertLayout& layout, const MakeRows& make_rows) const {
   TensorPool& pool = *context_.pool;
-  const Tensor sum_RD = pool.Dense(layout.records(), hidden_, context_.numerics.sum);
+  Tensor sum_RD = pool.Dense(layout.records(), hidden_, context_.numerics.sum);
   const size_t index_bytes = layout.pair_record.size() * sizeof(int32_t);
   const Buffer index_P = pool.Bytes(index_bytes);
   context_.ops->CopyFromHost(index_P.data(), layout.pair_record.data(), index_bytes);
@@ -156,10 +186,7 @@ Tensor MoeLayer::SumPairs(const ExpertLayout& layout, const MakeRows& make_rows)
     make_rows(e, first, rows_PD);
     context_.ops->ScatterAddRows(rows_PD, index_P.as<int32_t>() + first, sum_RD);
   }
-  if (context_.numerics.combine == context_.numerics.sum) return sum_RD;
-  Tensor out_RD = pool.Dense(layout.records(), hidden_, context_.numerics.combine);
-  context_.ops->Copy(sum_RD, out_RD);
-  return out_RD;
+  return sum_RD;
 }
 
 absl::Status MoeLayer::ForwardExperts(bool keep, Activations* state) {

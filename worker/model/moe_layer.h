@@ -105,11 +105,15 @@ class MoeLayer {
   bool has_shared() const { return shared_.has_value(); }
   absl::Status PostRecords(Lane lane, const RecordFormat& format, const Operand& x,
                            const Activations& state, bool with_routing);
-  absl::Status PostRows(Lane lane, const ExpertLayout& layout, const Tensor& rows,
+  // Sums by record, in the format they travel in.
+  absl::Status PostRows(Lane lane, const ExpertLayout& layout, const Tensor& sums,
                         absl::Span<const std::byte> dweights);
+  // Of PostRows' messages the rows of records [begin, begin + rows.rows), to the scratch.
+  void CopyOut(const ExpertLayout& layout, const kernels::Matrix& rows, int64_t begin,
+               int64_t dweight_bytes) const;
   // Rows on the host as an operand of the experts' products.
   Operand Upload(const HostRows& rows, int64_t count) const;
-  // Sums of pairs' rows by record, in the format they travel in. Rows are made an expert at a time:
+  // Sums of pairs' rows by record. Rows are made an expert at a time:
   // make_rows(e, first, rows) writes those of expert e, pairs [first, first + rows.rows).
   using MakeRows = std::function<void(size_t, int64_t, const Tensor&)>;
   Tensor SumPairs(const ExpertLayout& layout, const MakeRows& make_rows) const;

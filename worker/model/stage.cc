@@ -426,6 +426,7 @@ absl::Status BackwardPass::Begin() {
     main_head_grad_TD_ = stage_->layers().head->Backward(state_->head, work_);
     state_->head = Head::Activations();
   }
+  RunWeightWork();
   phase_ = Phase::kExperts;
   return absl::OkStatus();
 }

@@ -84,6 +84,13 @@ TEST(MemoryModelTest, DeepSeekV3_HasTheStateThatItsReportImplies) {
   EXPECT_NEAR(optimizer, 5.4e12, 0.1e12);
 }
 
+// A twentieth stays free for what the model does not count: driver, runtime, libraries.
+TEST(MemoryModelTest, DeepSeekV3_FitsDevicesOf80GiBAndLeavesThemATwentieth) {
+  const double device_bytes = 80.0 * (int64_t{1} << 30);
+  EXPECT_LE(static_cast<double>(MostOf(Memory(Preset("deepseek-v3"), "fp8", DeepSeekLayout()))),
+            0.95 * device_bytes);
+}
+
 TEST(MemoryModelTest, Parts_AddUpToThePeakAndNameItsInstruction) {
   for (const char* recipe : {"fp32", "bf16", "fp8"}) {
     for (const v1::PredictedMemory& rank : Memory(Preset("toy"), recipe, ToyLayout())) {
