@@ -42,8 +42,8 @@ struct OpCall {
 
 using OpCalls = std::vector<OpCall>;
 
-// The three passes of a part of a layer. The backward for the input includes what is made again, and
-// the making of the weight gradients' FP8 operands.
+// The three passes of a part of a layer. The backward for the input includes what is made again,
+// and the making of the weight gradients' FP8 operands.
 struct PassOps {
   OpCalls forward;
   OpCalls backward_input;

@@ -93,8 +93,8 @@ void MoeLayer::CopyOut(const ExpertLayout& layout, const Matrix& rows, int64_t b
     const int64_t from = std::max(begin, first);
     const int64_t count = std::min(begin + rows.rows, layout.record_offsets[rank + 1]) - from;
     if (count <= 0) continue;
-    std::byte* to =
-        group_->send_scratch.data() + first * (row_bytes + dweight_bytes) + (from - first) * row_bytes;
+    std::byte* to = group_->send_scratch.data() + first * (row_bytes + dweight_bytes) +
+                    (from - first) * row_bytes;
     context_.ops->CopyToHost(to, ElementAt(rows, from - begin, 0), count * row_bytes);
   }
 }

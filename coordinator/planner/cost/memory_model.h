@@ -6,9 +6,9 @@
 // beside step s. Activations come with each forward and go with its backward, or with its deferred
 // weight gradient, instruction by instruction of the schedule; on top comes what the instruction
 // itself needs at once (model::PeakBytesOf): of a pair, advanced in turn, the most of one while the
-// other waits. Not counted: moving averages of the weights and, but for CPU ranks, snapshots of other
-// ranks, which lie in host memory; the memory of the runtime and its libraries; what an allocator
-// loses between blocks.
+// other waits. Not counted: moving averages of the weights and, but for CPU ranks, snapshots of
+// other ranks, which lie in host memory; the memory of the runtime and its libraries; what an
+// allocator loses between blocks.
 #ifndef FATHOM_COORDINATOR_PLANNER_COST_MEMORY_MODEL_H_
 #define FATHOM_COORDINATOR_PLANNER_COST_MEMORY_MODEL_H_
 
