@@ -1,6 +1,7 @@
 #include "coordinator/planner/search/job_setting.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -35,21 +36,41 @@ bool IsOfPool(const std::string& node, const std::string& pool) {
          (absl::ascii_isdigit(rest[0]) || rest[0] == '[');
 }
 
+// The switches above this pool's nodes.
+std::vector<v1::Switch> SwitchesAbove(const v1::Fabric& fabric, const std::string& pool) {
+  std::vector<v1::Switch> kept;
+  std::set<std::string> named;
+  for (const v1::Switch& of_all : fabric.switches()) {
+    v1::Switch one = of_all;
+    one.clear_nodes();
+    for (const std::string& node : of_all.nodes()) {
+      if (IsOfPool(node, pool)) one.add_nodes(node);
+    }
+    if (one.nodes_size() == 0) continue;
+    named.insert(one.uplinks().begin(), one.uplinks().end());
+    kept.push_back(std::move(one));
+  }
+  for (size_t before = 0; before < named.size();) {  // upwards until nothing is added
+    before = named.size();
+    for (const v1::Switch& of_all : fabric.switches()) {
+      if (named.count(of_all.name()) == 0) continue;
+      named.insert(of_all.uplinks().begin(), of_all.uplinks().end());
+    }
+  }
+  for (const v1::Switch& of_all : fabric.switches()) {
+    if (of_all.nodes_size() == 0 && named.count(of_all.name()) > 0) kept.push_back(of_all);
+  }
+  return kept;
+}
+
 // The cluster with this pool alone; its nodes keep their names.
 v1::ClusterSpec OnlyPool(const v1::ClusterSpec& spec, int pool) {
   v1::ClusterSpec only = spec;
   only.clear_pools();
   *only.add_pools() = spec.pools(pool);
   only.mutable_fabric()->clear_switches();
-  for (const v1::Switch& of_all : spec.fabric().switches()) {
-    v1::Switch kept = of_all;
-    kept.clear_nodes();
-    for (const std::string& node : of_all.nodes()) {
-      if (IsOfPool(node, spec.pools(pool).name())) kept.add_nodes(node);
-    }
-    if (of_all.nodes_size() == 0 || kept.nodes_size() > 0) {
-      *only.mutable_fabric()->add_switches() = kept;
-    }
+  for (v1::Switch& one : SwitchesAbove(spec.fabric(), spec.pools(pool).name())) {
+    *only.mutable_fabric()->add_switches() = std::move(one);
   }
   return only;
 }

@@ -1,11 +1,6 @@
-// What planning costs, and what it foretells of the published run and of every example cluster, as
-// Markdown for docs/results/planner.md:
-//
-//   bazel-bin/tests/bench/planner/planner_bench [FOLDER OF EXAMPLES]
-//
-// Times are medians of repeated runs on one thread.
+#include "tests/bench/planner/planner_report.h"
+
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -14,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/time/time.h"
 #include "common/base/config_loader.h"
 #include "common/schedule/compiled_schedule.h"
 #include "common/schedule/named_schedules.h"
@@ -25,16 +21,12 @@ namespace {
 constexpr int kRepeats = 9;
 constexpr int kSearchRepeats = 3;
 
-double Now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-double MedianSeconds(int repeats, const std::function<void()>& run) {
+double MedianSeconds(const Clock& clock, int repeats, const std::function<void()>& run) {
   std::vector<double> times;
   for (int i = 0; i < repeats; ++i) {
-    const double begin = Now();
+    const absl::Duration begin = clock.Steady();
     run();
-    times.push_back(Now() - begin);
+    times.push_back(absl::ToDoubleSeconds(clock.Steady() - begin));
   }
   std::sort(times.begin(), times.end());
   return times[times.size() / 2];
@@ -57,21 +49,21 @@ void Row(const std::vector<std::string>& cells) {
   std::printf("%s\n", row.c_str());
 }
 
-void PrintTimes(const v1::Job& job, const v1::ClusterDescription& cluster) {
+void PrintTimes(const Clock& clock, const v1::Job& job, const v1::ClusterDescription& cluster) {
   std::printf("## What planning takes\n\n");
   Row({"what", "median", "aim"});
   Row({"---", "---:", "---:"});
   for (const std::string& kind : schedule::ScheduleKinds()) {
     bool made = false;
     const double seconds =
-        MedianSeconds(kRepeats, [&] { made = schedule::MakeSchedule(kind, 16, 128).ok(); });
+        MedianSeconds(clock, kRepeats, [&] { made = schedule::MakeSchedule(kind, 16, 128).ok(); });
     if (made) {
       Row({absl::StrCat("schedule ", kind, ", P=16, M=128"),
            absl::StrFormat("%.2f ms", seconds * 1e3), "50 ms"});
     }
   }
   const auto dualpipe = schedule::MakeSchedule("dualpipe", 16, 128);
-  const double simulate = MedianSeconds(kRepeats, [&] {
+  const double simulate = MedianSeconds(clock, kRepeats, [&] {
     const auto compiled = schedule::CompiledSchedule::Make(*dualpipe);
     (void)compiled->Makespan({{schedule::StageCosts()}, 0, {}});
   });
@@ -79,13 +71,13 @@ void PrintTimes(const v1::Job& job, const v1::ClusterDescription& cluster) {
   planner::PredictOptions options;
   options.search = false;
   const double step =
-      MedianSeconds(kRepeats, [&] { (void)planner::Predict(job, cluster, options); });
+      MedianSeconds(clock, kRepeats, [&] { (void)planner::Predict(job, cluster, options); });
   Row({"whole prediction of the job on 2,048 devices, without search",
        absl::StrFormat("%.1f ms", step * 1e3), ""});
   options.search = true;
   options.take_best = true;
   const double search =
-      MedianSeconds(kSearchRepeats, [&] { (void)planner::Predict(job, cluster, options); });
+      MedianSeconds(clock, kSearchRepeats, [&] { (void)planner::Predict(job, cluster, options); });
   Row({"the same with full search", absl::StrFormat("%.2f s", search), "10 s"});
 }
 
@@ -174,10 +166,12 @@ void PrintClusters(v1::Job job, const std::string& folder) {
   }
 }
 
-int Run(const std::string& folder) {
+}  // namespace
+
+int PrintPlannerReport(const std::string& folder, const Clock& clock) {
   const auto job = Load<v1::Job>(absl::StrCat(folder, "/deepseek-v3.yaml"));
   const auto cluster = Load<v1::ClusterDescription>(absl::StrCat(folder, "/h800-256.yaml"));
-  PrintTimes(job, cluster);
+  PrintTimes(clock, job, cluster);
   const auto predicted = planner::Predict(job, cluster, planner::PredictOptions());
   if (predicted.ok()) {
     PrintPublished(predicted->prediction);
@@ -190,7 +184,4 @@ int Run(const std::string& folder) {
   return predicted.ok() ? 0 : 1;
 }
 
-}  // namespace
 }  // namespace fathom
-
-int main(int argc, char** argv) { return fathom::Run(argc > 1 ? argv[1] : "deploy/examples"); }
