@@ -31,7 +31,9 @@ int64_t JobCosts::capacity_bytes() const {
 }
 
 int64_t JobCosts::usable_bytes() const {
-  return static_cast<int64_t>(static_cast<double>(capacity_bytes()) * (1 - kReservedMemoryPart));
+  const auto part =
+      static_cast<int64_t>(static_cast<double>(capacity_bytes()) * kReservedMemoryPart);
+  return capacity_bytes() - std::min(part, kReservedMemoryBytes);
 }
 
 absl::StatusOr<const RankPlacement*> JobCosts::PlacementOf(const v1::Parallelism& parallelism) {

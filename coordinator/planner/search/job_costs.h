@@ -21,8 +21,10 @@
 
 namespace fathom::planner {
 
-// Part of a device's memory that no layout may count on: the driver's context, the libraries'
-// own buffers, what allocators lose between blocks. Assumed.
+// Of a device's memory, what no layout may count on: the driver's context, the libraries' own
+// buffers, what allocators lose between blocks. These don't grow with the device: at most so many
+// bytes, and no more than this part of a small one. Assumed.
+inline constexpr int64_t kReservedMemoryBytes = int64_t{2} << 30;
 inline constexpr double kReservedMemoryPart = 0.05;
 
 class JobCosts {

@@ -140,7 +140,9 @@ void FillAssumptions(const JobSetting& setting, const ChosenLayout& chosen,
   for (const v1::Assumption& assumption : chosen.step.assumptions) {
     *prediction->add_assumptions() = assumption;
   }
-  AddAssumption("memory left unused", PercentText(kReservedMemoryPart),
+  AddAssumption("memory left unused",
+                BytesText(static_cast<double>(chosen.set->costs->capacity_bytes() -
+                                              chosen.set->costs->usable_bytes())),
                 "assumed: driver context, libraries' buffers, fragmentation", prediction);
   if (setting.default_sequences) {
     AddAssumption("sequences of a step", absl::StrCat(setting.sequences),
