@@ -43,6 +43,9 @@ struct CostFunctions {
       memory;
   // That no split can keep the largest peak below.
   std::function<int64_t(const LayoutShape&, const ScheduleForm&)> least_bytes;
+  // Layers of each of so many stages as the coordinator's planner gives them: tried beside those by
+  // times. May be left empty.
+  std::function<absl::StatusOr<std::vector<int64_t>>(int stages)> usual_split;
   // That an expert group lies on; for sentences.
   std::function<int(const v1::Parallelism&)> nodes_of_group;
 };

@@ -8,6 +8,7 @@
 #include "common/base/check.h"
 #include "common/base/status_util.h"
 #include "common/model/model_cost.h"
+#include "coordinator/planner/stage_split.h"
 #include "coordinator/planner/topology_placement.h"
 
 namespace fathom::planner {
@@ -101,7 +102,7 @@ int64_t JobCosts::LeastBytes(const LayoutShape& layout, const ScheduleForm& form
   return static_cast<int64_t>(whole * directions / grid.pipeline());
 }
 
-CostFunctions JobCosts::Functions() {
+CostFunctions JobCosts::Functions(int64_t sequence_length) {
   CostFunctions functions;
   functions.layers = [this](const LayoutShape& layout) { return LayerCostsOf(layout); };
   functions.step = [this](const LayoutShape& layout, const schedule::Schedule& schedule) {
@@ -115,6 +116,10 @@ CostFunctions JobCosts::Functions() {
   };
   functions.least_bytes = [this](const LayoutShape& layout, const ScheduleForm& form) {
     return LeastBytes(layout, form);
+  };
+  functions.usual_split = [this,
+                           sequence_length](int stages) -> absl::StatusOr<std::vector<int64_t>> {
+    return SplitLayers(CostsOf(config_, sequence_length), stages);
   };
   functions.nodes_of_group = [this](const v1::Parallelism& parallelism) {
     const auto placement = PlacementOf(parallelism);

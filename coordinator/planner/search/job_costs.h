@@ -52,7 +52,7 @@ class JobCosts {
   // Of weights, gradients and optimizer state on the average rank of a pipeline.
   int64_t LeastBytes(const LayoutShape& layout, const ScheduleForm& form) const;
 
-  CostFunctions Functions();
+  CostFunctions Functions(int64_t sequence_length);
 
   // Its devices are processors, whose memory is the host's.
   bool device_is_host() const;

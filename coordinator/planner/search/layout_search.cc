@@ -109,9 +109,7 @@ class Search {
         times = std::make_shared<const CostsByLayer>(std::move(found));
       }
       FATHOM_ASSIGN_OR_RETURN(const auto splits, KnownSplitsOf(*times, form, pipeline));
-      LayoutShape first = layout;
-      first.stage_layers = splits.front();
-      FATHOM_ASSIGN_OR_RETURN(const bool fits, MayFit(first, form));
+      FATHOM_ASSIGN_OR_RETURN(const bool fits, MayFit(layout, form, splits));
       if (!fits) {
         ++result_.infeasible;
         continue;
@@ -127,7 +125,8 @@ class Search {
 
   // Whether memory allows it. What needs at least as much as something that doesn't fit, larger
   // micro-batches or less made again, isn't reckoned.
-  absl::StatusOr<bool> MayFit(const LayoutShape& layout, const ScheduleForm& form) {
+  absl::StatusOr<bool> MayFit(LayoutShape layout, const ScheduleForm& form,
+                              const std::vector<std::vector<int64_t>>& splits) {
     const int kept = static_cast<int>(
         std::find(std::begin(kRecomputations), std::end(kRecomputations), layout.recomputation) -
         std::begin(kRecomputations));
@@ -138,10 +137,13 @@ class Search {
     const absl::StatusOr<schedule::Schedule> schedule = MakeFormSchedule(
         form, layout.parallelism.pipeline(), static_cast<int>(layout.micro_batches), {});
     if (!schedule.ok()) return true;
-    FATHOM_ASSIGN_OR_RETURN(const v1::PredictedMemory memory, costs_.memory(layout, *schedule));
-    if (memory.peak_bytes() <= request_.usable_bytes) return true;
+    for (const std::vector<int64_t>& split : splits) {
+      layout.stage_layers = split;
+      FATHOM_ASSIGN_OR_RETURN(const v1::PredictedMemory memory, costs_.memory(layout, *schedule));
+      if (memory.peak_bytes() <= request_.usable_bytes) return true;
+      TooLarge(layout, form, memory.peak_bytes());
+    }
     known.push_back({layout.micro_batch_sequences, kept});
-    TooLarge(layout, form, memory.peak_bytes());
     return false;
   }
 
@@ -159,6 +161,11 @@ class Search {
     const auto found = splits_.find(key);
     if (found != splits_.end()) return found->second;
     FATHOM_ASSIGN_OR_RETURN(auto splits, SplitsOf(times, form, pipeline));
+    if (costs_.usual_split != nullptr) {
+      FATHOM_ASSIGN_OR_RETURN(auto usual, costs_.usual_split(form.stages(pipeline)));
+      const bool known = std::find(splits.begin(), splits.end(), usual) != splits.end();
+      if (!known) splits.push_back(std::move(usual));
+    }
     return splits_.emplace(std::move(key), std::move(splits)).first->second;
   }
 

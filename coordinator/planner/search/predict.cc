@@ -141,7 +141,9 @@ absl::StatusOr<Found> SearchSets(const JobSetting& setting, const PredictOptions
     request.usable_bytes = set.costs->usable_bytes();
     request.schedule = options.schedule;
     request.candidates = options.candidates;
-    FATHOM_ASSIGN_OR_RETURN(SearchResult result, SearchLayouts(request, set.costs->Functions()));
+    FATHOM_ASSIGN_OR_RETURN(
+        SearchResult result,
+        SearchLayouts(request, set.costs->Functions(setting.base.sequence_length)));
     result.considered += found.result.considered;
     result.infeasible += found.result.infeasible;
     result.simulated += found.result.simulated;
@@ -239,7 +241,8 @@ void FillSearch(const JobSetting& setting, const Found& found, const ChosenLayou
       own.fits = true;
       own.seconds = chosen.step.seconds;
       own.breakdown = chosen.step.breakdown;
-      const int nodes = found.set->costs->Functions().nodes_of_group(own.layout.parallelism);
+      const int nodes = found.set->costs->Functions(setting.base.sequence_length)
+                            .nodes_of_group(own.layout.parallelism);
       best.set_why(found.result.best->seconds < own.seconds
                        ? absl::StrCat(PercentText(1 - found.result.best->seconds / own.seconds),
                                       " faster than the job's own layout (",
