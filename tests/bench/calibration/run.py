@@ -29,9 +29,10 @@ from harness import Cluster, program  # noqa: E402
 SKIPPED_STEPS = 3
 JOBS = [  # name, nodes, ranks per node, what of the job differs
     ("one rank", 1, 1, {
+        "parallelism": {"pipeline": 1},
         "training": {"steps": 15, "micro_batches": 16, "micro_batch_sequences": 8}}),
     ("two expert ranks", 1, 2, {
-        "parallelism": {"expert": 2},
+        "parallelism": {"pipeline": 1, "expert": 2},
         "training": {"steps": 15, "micro_batches": 8, "micro_batch_sequences": 8}}),
     ("pipeline over two nodes", 2, 1, {
         "parallelism": {"pipeline": 2}, "precision": "bf16",
