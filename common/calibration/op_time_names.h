@@ -20,6 +20,10 @@ inline constexpr char kMessageTcp[] = "message tcp";
 inline constexpr char kLatencyShm[] = "latency shm";
 inline constexpr char kLatencyTcp[] = "latency tcp";
 
+// Fixed: of a core, each time that a rank goes on after it waited for others: its thread is woken,
+// and caches hold others' data.
+inline constexpr char kTurn[] = "turn";
+
 // At the end of a step.
 inline constexpr char kReduce[] = "reduce";  // bytes: added to another rank's
 inline constexpr char kHash[] = "hash";      // bytes: of state and weights

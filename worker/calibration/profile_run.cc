@@ -106,6 +106,7 @@ struct StepCounts {
   model::OpCalls ops;
   double calls = 0;
   double exchange_bytes = 0;
+  double moe_passes = 0;  // of a micro-batch through a MoE layer
   double instructions = 0;
   double hashed_bytes = 0;
 };
@@ -147,6 +148,7 @@ absl::StatusOr<StepCounts> CountStep(const v1::JobSpec& spec) {
     counts.exchange_bytes +=
         moe_layers * static_cast<double>(micro_batches) * (way->post_bytes + way->receive_bytes);
   }
+  counts.moe_passes = moe_layers * static_cast<double>(micro_batches);
   JobShape job = {&config, &recipe, spec.parallelism(), {config.num_hidden_layers}};
   const StepEnd end = StepEndOf(job, {0}, 1);
   Append(end.ops, 1, &counts);
@@ -248,7 +250,36 @@ absl::Status MeasureSharing(const std::string& token_file, const ProfileOptions&
   return absl::OkStatus();
 }
 
-absl::Status ProbeRanks(const Clock* clock, v1::OpTimes* times) {
+// What ranks pay for going on after they waited for each other: the core time of a job of several
+// expert ranks, beyond what its ranks' steps and messages take, by the number of waits. `core`
+// counts each thread's time.
+absl::StatusOr<double> ProbeTurns(const std::string& token_file, const ProfileOptions& options,
+                                  const MessageTimes& shm, double busy_slowdown,
+                                  const Clock* core) {
+  constexpr int kExpertRanks = 2;
+  constexpr double kWaysOfTokens = 4;  // dispatch and combine, forward and backward
+  std::vector<double> found;
+  for (const Shape& shape : {kShapes[1], kShapes[2], kShapes[3]}) {
+    FATHOM_ASSIGN_OR_RETURN(v1::JobSpec spec, SpecOf(shape, "fp32", token_file));
+    FATHOM_ASSIGN_OR_RETURN(const StepCounts alone, CountStep(spec));
+    TrainingRun run;
+    run.spec = spec;
+    run.steps = options.steps;
+    FATHOM_ASSIGN_OR_RETURN(const MeasuredTraining one, RunTraining(run, core));
+    run.spec.mutable_parallelism()->set_expert(kExpertRanks);
+    FATHOM_ASSIGN_OR_RETURN(const MeasuredTraining several, RunTraining(run, core));
+    const double waits = kWaysOfTokens * alone.moe_passes;
+    const double messages = waits * shm.seconds_per_message +
+                            alone.exchange_bytes / kExpertRanks * shm.seconds_per_byte;
+    const double beyond =
+        several.core_seconds / kExpertRanks - busy_slowdown * one.core_seconds - messages;
+    found.push_back(std::max(0.0, beyond / waits));
+  }
+  return Median(std::move(found));
+}
+
+absl::Status ProbeRanks(const std::string& token_file, const ProfileOptions& options,
+                        const Clock* clock, const Clock* core, v1::OpTimes* times) {
   FATHOM_ASSIGN_OR_RETURN(const MessageTimes shm, ProbeMessages(Wire::kShm, clock));
   FATHOM_ASSIGN_OR_RETURN(const MessageTimes tcp, ProbeMessages(Wire::kTcp, clock));
   FATHOM_ASSIGN_OR_RETURN(const double reduce, ProbeReduce(shm));
@@ -257,6 +288,9 @@ absl::Status ProbeRanks(const Clock* clock, v1::OpTimes* times) {
   *times->add_ops() = Entry(kLatencyShm, shm.latency_seconds, 0);
   *times->add_ops() = Entry(kLatencyTcp, tcp.latency_seconds, 0);
   *times->add_ops() = Entry(kReduce, 0, reduce);
+  FATHOM_ASSIGN_OR_RETURN(const double turn,
+                          ProbeTurns(token_file, options, shm, times->busy_slowdown(), core));
+  *times->add_ops() = Entry(kTurn, turn, 0);
   return absl::OkStatus();
 }
 
@@ -347,12 +381,12 @@ absl::StatusOr<Profiled> RunProfile(const ProfileOptions& options, const Clock* 
   for (const v1::OpTime& entry : FitOps(samples, meter_s)) {
     if (entry.op() != "CopyFromHost" && entry.op() != "CopyToHost") *times.add_ops() = entry;
   }
-  progress("hashes and messages between ranks");
+  progress("hashes");
   const double hash = ProbeHash(&core);
   FitRest(runs, hash, &times);
-  FATHOM_RETURN_IF_ERROR(ProbeRanks(clock, &times));
-  progress("several ranks at once");
+  progress("several ranks at once, messages between them");
   FATHOM_RETURN_IF_ERROR(MeasureSharing(token_file, options, &core, &times));
+  FATHOM_RETURN_IF_ERROR(ProbeRanks(token_file, options, clock, &core, &times));
   times.set_machine(options.machine);
   times.set_measured_ms(clock->WallMs());
   for (const CalibrationRun& run : runs) {

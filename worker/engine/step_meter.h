@@ -43,7 +43,7 @@ class StepMeter {
   // Of what the rank is at from here to EndTimeline.
   void BeginTimeline() { timeline_.Begin(); }
   bool recording() const { return timeline_.recording(); }
-  v1::RankTimes EndTimeline() { return timeline_.End(); }
+  v1::RankTimes EndTimeline(absl::Time now) { return timeline_.End(now); }
 
   void Reset() { seconds_.fill(0); }
   double seconds(Part part) const { return seconds_[static_cast<size_t>(part)]; }

@@ -9,7 +9,6 @@ void StepTimeline::Begin() {
   recording_ = true;
   entries_.clear();
   begin_ = clock_->Steady();
-  begin_us_ = absl::ToUnixMicros(clock_->Wall());
 }
 
 void StepTimeline::Add(std::variant<const char*, schedule::Instruction> what) {
@@ -20,11 +19,11 @@ void StepTimeline::AddWait(double seconds) {
   if (recording_ && !entries_.empty()) entries_.back().wait_s += seconds;
 }
 
-v1::RankTimes StepTimeline::End() {
+v1::RankTimes StepTimeline::End(absl::Time now) {
   const absl::Duration end = clock_->Steady();
   recording_ = false;
   v1::RankTimes times;
-  times.set_begin_us(begin_us_);
+  times.set_begin_us(absl::ToUnixMicros(now - (end - begin_)));
   for (size_t i = 0; i < entries_.size(); ++i) {
     const Entry& entry = entries_[i];
     v1::TimedInstruction& timed = *times.add_instructions();

@@ -30,9 +30,9 @@ class StepTimeline {
   // Waiting for peers, inside the newest entry.
   void AddWait(double seconds);
 
-  // Ends the recording. `instructions` as in RankTimes; rank, pipeline rank and node are the
-  // caller's.
-  v1::RankTimes End();
+  // Ends the recording; `now` is the wall clock's time. Instructions and beginning as in RankTimes;
+  // rank, pipeline rank and node are the caller's.
+  v1::RankTimes End(absl::Time now);
 
  private:
   struct Entry {
@@ -45,7 +45,6 @@ class StepTimeline {
   const Clock* const clock_;
   bool recording_ = false;
   absl::Duration begin_;
-  int64_t begin_us_ = 0;  // Unix time
   std::vector<Entry> entries_;
 };
 

@@ -25,7 +25,7 @@ TEST(StepTimelineTest, RecordedStep_EntriesFollowEachOtherToTheEnd) {
     clock.Advance(absl::Milliseconds(30));
   }
   clock.Advance(absl::Milliseconds(10));
-  const v1::RankTimes times = meter.EndTimeline();
+  const v1::RankTimes times = meter.EndTimeline(clock.Wall());
 
   ASSERT_EQ(times.instructions_size(), 2);
   EXPECT_EQ(times.begin_us(), 1000000);
@@ -44,11 +44,11 @@ TEST(StepTimelineTest, OtherSteps_RecordNothing) {
   meter.At("read samples");
   meter.BeginTimeline();
   meter.At(Pair());
-  EXPECT_EQ(meter.EndTimeline().instructions_size(), 1);
+  EXPECT_EQ(meter.EndTimeline(clock.Wall()).instructions_size(), 1);
   meter.At("reduce gradients");
   EXPECT_FALSE(meter.recording());
   meter.BeginTimeline();
-  EXPECT_EQ(meter.EndTimeline().instructions_size(), 0);
+  EXPECT_EQ(meter.EndTimeline(clock.Wall()).instructions_size(), 0);
 }
 
 }  // namespace

@@ -245,17 +245,16 @@ absl::Status TrainLoop::RunStep() {
   ++steps_done_;
   meter.SetStepsDone(steps_done_);
   Report(totals, clock_->Steady() - start);
-  if (meter.recording()) ReportTimeline();
   return absl::OkStatus();
 }
 
-void TrainLoop::ReportTimeline() {
+void TrainLoop::ReportTimeline(absl::Time now) {
   v1::Timeline timeline;
   timeline.set_job(parts_->plan.job());
   timeline.set_epoch(parts_->plan.epoch());
   timeline.set_step(steps_done_);
   v1::RankTimes& times = *timeline.add_ranks();
-  times = parts_->meter->EndTimeline();
+  times = parts_->meter->EndTimeline(now);
   const v1::RankAssignment& self = parts_->plan.ranks(parts_->rank);
   times.set_rank(self.rank());
   times.set_pipeline_rank(self.pipeline_rank());
@@ -420,9 +419,11 @@ void TrainLoop::Report(const StepTotals& totals, absl::Duration elapsed) {
   report.set_weights_hash(weights_check_.hash());
   report.set_snapshot_seconds(absl::ToDoubleSeconds(parts_->snapshots->TakeTimeSpent()));
   report.set_snapshot_step(std::max<int64_t>(parts_->snapshots->finished_step(), 0));
-  report.set_finished_ms(clock_->WallMs());
+  const absl::Time now = clock_->Wall();
+  report.set_finished_ms(absl::ToUnixMillis(now));
   for (int64_t load : totals.expert_loads) report.add_expert_loads(load);
   observer_->OnStep(report);
+  if (meter.recording()) ReportTimeline(now);
 }
 
 absl::Status TrainLoop::Validate() {

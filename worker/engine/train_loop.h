@@ -101,7 +101,7 @@ class TrainLoop {
   void UpdateRouterBiases();
   absl::StatusOr<std::vector<double>> SumExpertLoads();
   void Report(const StepTotals& totals, absl::Duration elapsed);
-  void ReportTimeline();
+  void ReportTimeline(absl::Time now);
   absl::Status Validate();
   absl::StatusOr<v1::ResumePoint> CheckpointToRestore();
   absl::Status NoteDurable(const v1::ResumePoint& checkpoint);

@@ -79,6 +79,7 @@ v1::OpTimes RoundTimes() {
   *times.add_ops() = Entry(calibration::kMessageTcp, "", 3e-5, 0, 1e-9);
   *times.add_ops() = Entry(calibration::kLatencyShm, "", 1e-6, 0, 0);
   *times.add_ops() = Entry(calibration::kLatencyTcp, "", 2e-5, 0, 0);
+  *times.add_ops() = Entry(calibration::kTurn, "", 2e-6, 0, 0);
   *times.add_ops() = Entry(calibration::kReduce, "", 0, 0, 1e-10);
   *times.add_ops() = Entry(calibration::kHash, "", 0, 0, 1e-10);
   *times.add_ops() = Entry(calibration::kStep, "", 1e-4, 0, 0);

@@ -123,6 +123,8 @@ class ProgramWriter {
       program.push_back({.kind = Kind::kWork, .seconds = seconds});
     }
   }
+  // After it waited for others.
+  void GoOn(int rank) { Work(rank, Cost(calibration::kTurn, 1, 0)); }
   void Mark(int rank, int index) { Add(rank, {.kind = Kind::kMark, .index = index}); }
   int ChannelIndex(int lane, const schedule::Channel& channel) {
     const auto [at, added] = channels_.try_emplace({lane, channel}, out_.channels);
@@ -140,6 +142,7 @@ class ProgramWriter {
     const int group = GroupIndex(members, kSums);
     Add(rank, {.kind = Kind::kJoin, .index = group, .seconds = LatencyAmong(members)});
     Add(rank, {.kind = Kind::kMeet, .index = group});
+    GoOn(rank);
   }
   double LatencyAmong(const std::vector<int>& members) {
     double latency = 0;
@@ -240,6 +243,7 @@ void ProgramWriter::WriteTurn(int rank, int stage, const Turn& turn) {
       }
       case PassAction::Kind::kReceive:
         Add(rank, {.kind = Kind::kMeet, .index = group});
+        if (members.size() > 1) GoOn(rank);
         break;
     }
   }
@@ -350,6 +354,7 @@ void ProgramWriter::WriteRank(int rank) {
     for (const schedule::Message& message : messages.receives) {
       Add(rank, {.kind = Kind::kTake, .index = ChannelIndex(lane, message.channel)});
       if (message.channel.from == message.channel.to) continue;
+      GoOn(rank);
       const int from = to_rank(message.channel.from);
       if (!Near(rank, from)) Work(rank, Message(rank, from, 1, message_bytes) / 2);
     }

@@ -1,8 +1,12 @@
 #include "coordinator/planner/search/schedule_form.h"
 
+#include <utility>
+
+#include "absl/strings/ascii.h"
 #include "common/base/status_util.h"
 #include "common/schedule/dualpipe.h"
 #include "common/schedule/named_schedules.h"
+#include "common/schedule/searched_schedule.h"
 
 namespace fathom::planner {
 namespace {
@@ -23,6 +27,12 @@ bool HasPairs(const schedule::Schedule& schedule) {
 }  // namespace
 
 absl::StatusOr<ScheduleForm> FindScheduleForm(const std::string& kind) {
+  if (absl::AsciiStrToLower(kind) == schedule::kSearchedKind) {
+    // It lies as DualPipe does, and searches from there.
+    FATHOM_ASSIGN_OR_RETURN(ScheduleForm form, FindScheduleForm(kEngineKind));
+    form.kind = schedule::kSearchedKind;
+    return form;
+  }
   FATHOM_ASSIGN_OR_RETURN(const schedule::Schedule probe,
                           schedule::MakeSchedule(kind, kProbeRanks, kProbeMicroBatches));
   ScheduleForm form;
@@ -50,8 +60,20 @@ ScheduleForm SequentialForm() {
 
 absl::StatusOr<schedule::Schedule> MakeFormSchedule(
     const ScheduleForm& form, int pipeline, int micro_batches,
-    const std::vector<schedule::StageCosts>& /*stages*/) {
+    const std::vector<schedule::StageCosts>& stages) {
   if (pipeline == 1) return schedule::Sequential(micro_batches);
+  if (form.kind == schedule::kSearchedKind) {
+    if (stages.empty()) return schedule::MakeSchedule(kEngineKind, pipeline, micro_batches);
+    schedule::SearchRequest request;
+    request.ranks = pipeline;
+    request.micro_batches = micro_batches;
+    request.family = schedule::PlacementFamily::kBidirectional;
+    request.costs.stages = stages;
+    request.max_activations = pipeline + 1;  // as DualPipe
+    request.effort = schedule::kQuickEffort;
+    FATHOM_ASSIGN_OR_RETURN(schedule::SearchedSchedule found, schedule::SearchSchedule(request));
+    return std::move(found.schedule);
+  }
   return schedule::MakeSchedule(form.kind, pipeline, micro_batches);
 }
 

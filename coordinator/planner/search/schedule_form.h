@@ -35,7 +35,8 @@ absl::StatusOr<ScheduleForm> FindScheduleForm(const std::string& kind);
 
 ScheduleForm SequentialForm();
 
-// INVALID_ARGUMENT: the kind doesn't take these numbers.
+// "searched" looks for one that suits the stages' costs, with DualPipe's placement and activations;
+// without costs it is DualPipe. INVALID_ARGUMENT: the kind doesn't take these numbers.
 absl::StatusOr<schedule::Schedule> MakeFormSchedule(
     const ScheduleForm& form, int pipeline, int micro_batches,
     const std::vector<schedule::StageCosts>& stages);
