@@ -119,8 +119,12 @@ class PrometheusTest(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.cluster = cls.enterClassContext(Cluster(nodes=3, ranks_per_node=2))
-        cluster = cls.cluster
+        cluster = cls.cluster = Cluster.unstarted(nodes=3, ranks_per_node=2)
+        del cluster.up  # the class's own again
+        # By its profile steps are predicted.
+        os.makedirs(cluster.state)
+        cluster.ctl("profile", "--precision", "fp32", seconds=400)
+        cls.enterClassContext(cluster)
         cls.coordinator = cluster.coordinator()["metrics_address"]
         cls.prometheus = cls.enterClassContext(Prometheus(cluster, cls.coordinator))
         cluster.train("short", training={"steps": 2})  # so that ranks have ended, too
