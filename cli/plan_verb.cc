@@ -1,8 +1,10 @@
 #include "cli/plan_verb.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <ostream>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "cli/chrome_trace.h"
 #include "cli/cluster_file.h"
@@ -12,6 +14,7 @@
 #include "cli/plan_page.h"
 #include "cli/render.h"
 #include "common/base/atomic_file.h"
+#include "common/base/config_loader.h"
 #include "common/base/status_util.h"
 #include "coordinator/planner/search/predict.h"
 
@@ -49,6 +52,20 @@ v1::Timeline WithTheRest(v1::Timeline timeline, double step_seconds) {
   return timeline;
 }
 
+// What `fathomctl profile` measured here stands for processors of which the file has no profile.
+absl::Status AddOwnProfile(const Session& session, v1::ClusterSpec& spec) {
+  const auto is_cpu = [](const std::string& kind) { return absl::AsciiStrToLower(kind) == "cpu"; };
+  const bool wanted = std::any_of(spec.pools().begin(), spec.pools().end(),
+                                  [&](const v1::Pool& pool) { return is_cpu(pool.device()); });
+  const bool given =
+      std::any_of(spec.profiles().begin(), spec.profiles().end(),
+                  [&](const v1::DeviceProfile& profile) { return is_cpu(profile.kind()); });
+  const std::string file = session.AbsolutePath(
+      CpuProfilePath(LocalStateFolder(session.environment(), session.options())));
+  if (!wanted || given || !std::filesystem::exists(file)) return absl::OkStatus();
+  return LoadYamlFile(file, spec.add_profiles());
+}
+
 }  // namespace
 
 absl::StatusOr<PlanInput> LoadPlanInput(const PlanOptions& options, Session& session) {
@@ -59,6 +76,7 @@ absl::StatusOr<PlanInput> LoadPlanInput(const PlanOptions& options, Session& ses
   FATHOM_ASSIGN_OR_RETURN(input.job, LoadJobFile(path(options.file)));
   FATHOM_RETURN_IF_ERROR(ApplyOverrides(options.overrides, input.job));
   FATHOM_ASSIGN_OR_RETURN(input.cluster, LoadClusterFile(session.AbsolutePath(options.cluster)));
+  FATHOM_RETURN_IF_ERROR(AddOwnProfile(session, *input.cluster.mutable_spec()));
   return input;
 }
 

@@ -250,10 +250,19 @@ class Question {
     result_.set_steps_redone(kill_ ? StepsRedone() : 0);
     double after = job_.step_seconds;
     if (reshaped_) {
-      if (job_.step_seconds_of) {
-        FATHOM_ASSIGN_OR_RETURN(after, job_.step_seconds_of(next.spec()));
+      const absl::StatusOr<double> predicted = job_.step_seconds_of
+                                                   ? job_.step_seconds_of(next.spec())
+                                                   : absl::UnavailableError("nothing predicts it");
+      if (predicted.ok()) {
+        after = *predicted;
         Assume("step after shedding", absl::StrFormat("%.4g s", after), "predicted", 0, &result_);
       } else {
+        if (job_.step_seconds_of) {
+          Assume("memory after shedding",
+                 absl::StrCat("may not suffice: ", predicted.status().message()),
+                 "what predicts steps refuses what is left; placing ranks doesn't ask for memory",
+                 0, &result_);
+        }
         after *= static_cast<double>(next.spec().training().micro_batches()) /
                  static_cast<double>(job_.plan->spec().training().micro_batches());
         Assume("step after shedding", absl::StrFormat("%.4g s", after),

@@ -198,6 +198,12 @@ TEST(WhatIfKillTest, NoSpareAndSeveralReplicas_ShedsOne) {
   };
   answer = WhatIfKill(c.what, {"a-3"}).value();
   EXPECT_DOUBLE_EQ(answer.step_seconds_after(), 16);
+  c.what.step_seconds_of = [](const v1::JobSpec&) -> absl::StatusOr<double> {
+    return absl::ResourceExhaustedError("needs 90 GB of 80");
+  };
+  answer = WhatIfKill(c.what, {"a-3"}).value();
+  EXPECT_DOUBLE_EQ(answer.step_seconds_after(), 20);
+  EXPECT_THAT(AssumptionsOf(answer), testing::Contains("memory after shedding"));
   c.spec.mutable_recovery()->set_shed_replicas(false);
   c.Plan();
   EXPECT_FALSE(WhatIfKill(c.what, {"a-3"})->goes_on());

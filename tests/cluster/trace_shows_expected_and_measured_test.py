@@ -9,7 +9,7 @@ import unittest
 import urllib.request
 import xml.etree.ElementTree
 
-from harness import NOT_FOUND, Cluster, wait_until
+from harness import NOT_FOUND, REPOSITORY, Cluster, wait_until
 
 JOB = {
     "training": {"steps": 20000, "micro_batches": 8},
@@ -47,6 +47,11 @@ class TraceTest(unittest.TestCase):
 
     def check_dry_run(self, cluster):
         job = cluster.job_file("dry", **JOB)
+        laptop = os.path.join(REPOSITORY, "deploy", "examples", "laptop.yaml")
+        plan = json.loads(
+            cluster.ctl("plan", "-f", job, "--cluster", laptop, "-o", "json").stdout)
+        self.assertGreater(plan["step"]["seconds"], 0)
+        self.assertEqual(plan["layout"]["parallelism"]["expert"], 2)
         result = cluster.ctl("submit", "-f", job, "--dry-run", "-o", "json")
         expected = json.loads(result.stdout)["expected"]
         self.assertGreater(expected["step_seconds"], 0)
