@@ -65,14 +65,18 @@ absl::Status Count(absl::string_view field, int64_t given, int64_t fallback, int
 }
 
 absl::Status NotNegative(absl::string_view field, double value) {
-  if (value >= 0 && std::isfinite(value)) return absl::OkStatus();
-  return Wrong(field, ": ", value, "; give 0 or more");
+  if (!(value >= 0) || !std::isfinite(value)) return Wrong(field, ": ", value, "; give 0 or more");
+  if (value > kFigureMax) return Wrong(field, ": ", value, "; give at most ", kFigureMax);
+  return absl::OkStatus();
 }
 
 absl::Status Rate(absl::string_view field, double given, double fallback, double* out) {
   const double value = given == 0 ? fallback : given;
   if (!(value > 0) || !std::isfinite(value)) {
     return Wrong(field, ": ", value, "; give a positive number");
+  }
+  if (value < kFigureMin || value > kFigureMax) {
+    return Wrong(field, ": ", value, "; give a number from ", kFigureMin, " to ", kFigureMax);
   }
   *out = value;
   return absl::OkStatus();
@@ -301,7 +305,8 @@ class Resolver {
     }
     FATHOM_RETURN_IF_ERROR(
         NotNegative(at + ".dollars_per_device_hour", pool.dollars_per_device_hour()));
-    return NotNegative(at + ".host_memory_bytes", static_cast<double>(pool.host_memory_bytes()));
+    if (pool.host_memory_bytes() >= 0) return absl::OkStatus();
+    return Wrong(at, ".host_memory_bytes: ", pool.host_memory_bytes(), "; give 0 or more");
   }
 
   absl::Status CheckNodeCount() const {

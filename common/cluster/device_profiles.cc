@@ -71,6 +71,9 @@ absl::Status CheckRate(const v1::DeviceProfile& profile, int index) {
   if (!(rate.rate() > 0) || !std::isfinite(rate.rate())) {
     return wrong("rate: ", rate.rate(), "; give a positive number");
   }
+  if (rate.rate() < kFigureMin || rate.rate() > kFigureMax) {
+    return wrong("rate: ", rate.rate(), "; give a number from ", kFigureMin, " to ", kFigureMax);
+  }
   if (rate.groups() < 0 || rate.m() < 0 || rate.n() < 0 || rate.k() < 0) {
     return wrong("a size below 0");
   }
@@ -110,6 +113,11 @@ absl::Status CheckFigures(const v1::DeviceProfile& profile) {
     if (value == 0 && MayBeZero(field->name())) continue;
     if (!(value > 0) || !std::isfinite(value)) {
       return Wrong(profile, absl::StrCat(field->name(), ": ", value, "; give a positive number"));
+    }
+    if (field->cpp_type() == FieldDescriptor::CPPTYPE_DOUBLE &&
+        (value < kFigureMin || value > kFigureMax)) {
+      return Wrong(profile, absl::StrCat(field->name(), ": ", value, "; give a number from ",
+                                         kFigureMin, " to ", kFigureMax));
     }
     if (!sourced.contains(field->name())) {
       return Wrong(profile,

@@ -11,6 +11,11 @@
 
 namespace fathom::cluster {
 
+// What a rate, a latency or a price may be, in the unit that its field names: beyond, it is a
+// typing error, and times made of it would be no numbers that anybody can read.
+inline constexpr double kFigureMin = 1e-6;
+inline constexpr double kFigureMax = 1e9;
+
 // "h800", "h100", "h20", "h200", "a100", "gb200-nvl72", "mi300x", "ascend-910c",
 // "cloudmatrix-384", "cpu".
 std::vector<std::string> ProfileKinds();
@@ -18,7 +23,8 @@ std::vector<std::string> ProfileKinds();
 // In capitals or not. INVALID_ARGUMENT: no such kind; names the nearest.
 absl::StatusOr<v1::DeviceProfile> FindProfile(absl::string_view kind);
 
-// INVALID_ARGUMENT: a rate or size is not positive, or a figure has no source.
+// INVALID_ARGUMENT: a rate or size is not positive or beyond what it may be, or a figure has no
+// source.
 absl::Status CheckProfile(const v1::DeviceProfile& profile);
 
 }  // namespace fathom::cluster

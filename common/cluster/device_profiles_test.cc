@@ -135,6 +135,10 @@ TEST(CheckProfileTest, WhatIsWrong_IsNamedWithWhatWouldDo) {
   EXPECT_THAT(message([](P& p) { p.set_bf16_tflops(0); }),
               HasSubstr("bf16_tflops: 0; give a positive number"));
   EXPECT_THAT(message([](P& p) { p.set_watts(-1); }), HasSubstr("watts: -1"));
+  EXPECT_THAT(message([](P& p) { p.set_watts(1e300); }),
+              HasSubstr("watts: 1e+300; give a number from 1e-06 to 1e+09"));
+  EXPECT_THAT(message([](P& p) { p.mutable_rates(0)->set_rate(1e-300); }),
+              HasSubstr("rate: 1e-300; give a number from 1e-06"));
   EXPECT_THAT(message([](P& p) { p.set_memory_bytes(-5); }), HasSubstr("memory_bytes: -5"));
   EXPECT_THAT(message([](P& p) { p.set_launch_us(std::nan("")); }), HasSubstr("launch_us: nan"));
   EXPECT_THAT(message([](P& p) { p.clear_sources(); }), HasSubstr("bf16_tflops: 989.5 has no"));
