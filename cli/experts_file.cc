@@ -6,6 +6,8 @@
 #include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <set>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -21,18 +23,21 @@ using Json = nlohmann::json;
 constexpr int64_t kMaxFileBytes = 16 << 20;
 constexpr size_t kMaxLayers = 1024;
 constexpr size_t kMaxQuotedBytes = 40;
+// Of lists and objects in each other: these files have four. Quoting takes stack for each.
+constexpr int kMaxDepth = 16;
 constexpr const char* kKeys[] = {"loads", "replicas", "groups", "nodes", "devices", "current"};
 
 std::string Quoted(const Json& json) {
   return CutText(json.dump(-1, ' ', false, Json::error_handler_t::replace), kMaxQuotedBytes);
 }
 
-// An integer that an int holds, as the planner counts; larger ones are the largest.
+// An integer that an int holds, as the planner counts.
 absl::StatusOr<int> IntOf(const Json& json, const std::string& where) {
   if (json.is_number_integer()) {
     const double value = json.get<double>();
-    const double most = std::numeric_limits<int>::max();
-    return static_cast<int>(std::clamp(value, -most, most));
+    if (std::abs(value) <= std::numeric_limits<int>::max()) return static_cast<int>(value);
+    return absl::FailedPreconditionError(
+        absl::StrCat(where, " is ", Quoted(json), ", more than can be planned"));
   }
   return absl::InvalidArgumentError(absl::StrCat(where, " is ", Quoted(json), ", not an integer"));
 }
@@ -91,7 +96,8 @@ absl::Status CheckKeys(const Json& json) {
   }
   for (const char* key : kKeys) {
     if (!json.contains(key) && std::string(key) != "current") {
-      return absl::InvalidArgumentError(absl::StrCat("'", key, "' is missing"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "'", key, "' is missing; it holds ", absl::StrJoin(kKeys, ", "), " (current if known)"));
     }
   }
   return absl::OkStatus();
@@ -131,8 +137,23 @@ absl::StatusOr<std::string> ReadStandardInput() {
 }
 
 absl::StatusOr<Json> ParseJson(absl::string_view text, const std::string& source_name) {
+  std::string wrong;
+  std::set<std::string> keys;  // of the file's object
+  const auto look = [&](int depth, Json::parse_event_t event, Json& parsed) {
+    if (!wrong.empty()) return false;
+    if (depth > kMaxDepth) {
+      wrong = absl::StrCat("lists and objects in each other, more than ", kMaxDepth, " deep");
+    } else if (depth == 1 && event == Json::parse_event_t::key &&
+               !keys.insert(parsed.get<std::string>()).second) {
+      wrong = absl::StrCat("key '", CutText(parsed.get<std::string>(), kMaxQuotedBytes),
+                           "' stands there twice; give it once");
+    }
+    return wrong.empty();
+  };
   try {
-    return Json::parse(text.begin(), text.end());
+    Json json = Json::parse(text.begin(), text.end(), look);
+    if (wrong.empty()) return json;
+    return absl::InvalidArgumentError(absl::StrCat(source_name, ": ", wrong));
   } catch (const Json::exception& error) {
     // "[json.exception.parse_error.101] parse error at line 1, column 2: ..."
     const absl::string_view what = error.what();

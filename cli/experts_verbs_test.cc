@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "cli/exit_code.h"
 #include "cli/experts_file.h"
@@ -131,7 +132,8 @@ TEST_F(ExpertsPlanTest, ImpossibleShape_IsExitCode4WithTheNearestThatWorks) {
            {"replicas", 10, "replicas: 10 slots can't hold one copy of each of 12 experts"},
            {"replicas", 20, "the nearest number that works is 16 or 24"},
            {"replicas", 56, "at most 48 replicas"},
-           {"replicas", 2000000000000, "more than the 16384 that can be planned"},
+           {"replicas", 2000000, "replicas: 2000000 is more than the 16384 that can be planned"},
+           {"replicas", 2000000000000, "replicas is 2000000000000, more than can be planned"},
            {"groups", 5, "the nearest number that works is 4 or 6"},
            {"nodes", 3, "the nearest number that works is 2 or 4"},
            {"devices", 100000, "more than the 1024 that can be planned"}}) {
@@ -157,6 +159,7 @@ TEST_F(ExpertsPlanTest, WrongFile_IsExitCode2AndSaysWhere) {
       {"[1, 2]", "it holds [1,2], not an object"},
       {"{}", "'loads' is missing"},
       {"{\"loads\": [[1, 2]], \"replica\": 4}", "unknown key 'replica'"},
+      {"{\"loads\": [[1, 2]], \"loads\": [[1]]~", "key 'loads' stands there twice"},
       {"{\"loads\": 7~", "loads is 7, not a list"},
       {"{\"loads\": []~", "loads is [], not a list"},
       {"{\"loads\": [[]]~", "loads[0] is [], not a list"},
@@ -181,6 +184,12 @@ TEST_F(ExpertsPlanTest, WrongFile_IsExitCode2AndSaysWhere) {
     const std::string error = ctl.err();
     EXPECT_EQ(std::count(error.begin(), error.end(), '\n'), 1) << error;
     EXPECT_THAT(ctl.out(), IsEmpty());
+  }
+  // As deep as a file may be long, which no stack is.
+  const std::string deep = std::string(1 << 20, '[') + std::string(1 << 20, ']');
+  for (const std::string& text : {deep, absl::StrCat("{\"loads\": ", deep, ", \"replicas\": 4}")}) {
+    EXPECT_EQ(ctl.Run({"experts", "plan", "--loads", Write(text)}), kExitUsage);
+    EXPECT_THAT(ctl.err(), HasSubstr("loads.json: lists and objects in each other, more than 16"));
   }
   EXPECT_EQ(ctl.Run({"experts", "plan", "--loads", ctl.folder() + "/none.json"}), kExitNotFound);
   EXPECT_EQ(ctl.Run({"experts", "plan"}), kExitUsage);

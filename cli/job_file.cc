@@ -87,7 +87,8 @@ absl::Status ApplyOverrides(const std::vector<std::string>& overrides, v1::Job& 
     const size_t equals = override_text.find('=');
     const std::string left = override_text.substr(0, equals);
     const std::vector<std::string> path = absl::StrSplit(left, '.');
-    bool sound = equals != std::string::npos && override_text.find('\n') == std::string::npos;
+    bool sound = equals != std::string::npos && override_text.find('\n') == std::string::npos &&
+                 path.size() <= static_cast<size_t>(limits::kMaxYamlDepth);
     for (const std::string& part : path) {
       sound = sound && !part.empty() && part.find_first_of(" :#'\"{}[]") == std::string::npos;
     }

@@ -86,6 +86,11 @@ TEST(ApplyOverridesTest, WhatIsNoOverride_IsQuotedAndChangesNothing) {
     EXPECT_THAT(std::string(status.message()), HasSubstr("--set"));
     EXPECT_EQ(job.SerializeAsString(), before.SerializeAsString()) << bad;
   }
+  std::string deep = "spec";  // such a document would take seconds
+  for (int i = 0; i < 50'000; ++i) deep += ".a";
+  v1::Job job = before;
+  EXPECT_THAT(std::string(ApplyOverrides({deep + "=1"}, job).message()),
+              HasSubstr("expected FIELD=VALUE"));
 }
 
 }  // namespace
