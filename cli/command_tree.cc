@@ -1,6 +1,8 @@
 #include "cli/command_tree.h"
 
 #include <CLI/CLI.hpp>
+#include <cstdint>
+#include <limits>
 #include <map>
 #include <memory>
 #include <utility>
@@ -20,6 +22,11 @@ namespace fathom::cli {
 namespace {
 
 constexpr double kSecondsMax = 1e9;
+constexpr double kMessageTimeMax = 1e12;  // in units of the costs, which end there, too
+constexpr int kIntMax = std::numeric_limits<int>::max();
+constexpr int64_t kLongMax = std::numeric_limits<int64_t>::max();
+constexpr int64_t kStepsMax = 1'000'000'000;         // of a job
+constexpr int64_t kScheduledMax = int64_t{1} << 20;  // ranks or micro-batches
 constexpr char kFooter[] =
     "Options of every command, such as -o and --coordinator: fathomctl --help\n";
 
@@ -104,6 +111,23 @@ class CommandTree {
   CLI::Option* Choices(CLI::Option* option, const std::vector<std::string>& choices) {
     arguments_[option] = {ArgumentKind::kChoice, choices};
     return option->check(CLI::IsMember(choices));
+  }
+
+  // CLI11's own checks tell a range in 600 digits, and take what does not fit for what does.
+  static CLI::Option* Whole(CLI::Option* option, int64_t least, int64_t most) {
+    return option->check([least, most](const std::string& text) {
+      int64_t value = 0;
+      if (absl::SimpleAtoi(text, &value) && value >= least && value <= most) return std::string();
+      return absl::StrCat("'", text, "' is not a whole number from ", least, " to ", most);
+    });
+  }
+
+  static CLI::Option* Number(CLI::Option* option, double least, double most) {
+    return option->check([least, most](const std::string& text) {
+      double value = 0;
+      if (absl::SimpleAtod(text, &value) && value >= least && value <= most) return std::string();
+      return absl::StrCat("'", text, "' is not a number from ", least, " to ", most);
+    });
   }
 
   // "90", "90s", "10m", "1h30m".
@@ -218,8 +242,7 @@ class CommandTree {
     jobs->alias("job");
     Mark(jobs->add_option("names", options.names, "Only these"), ArgumentKind::kJob)
         ->type_name("NAME");
-    jobs->add_option("--limit", options.limit, "Only the newest so many")
-        ->check(CLI::NonNegativeNumber);
+    Whole(jobs->add_option("--limit", options.limit, "Only the newest so many"), 0, kIntMax);
     AddWatch(jobs);
     CLI::App* nodes = Leaf(get, "nodes", Command::kGetNodes, "Nodes");
     nodes->alias("node");
@@ -232,8 +255,7 @@ class CommandTree {
     events->alias("event");
     Mark(events->add_option("--job", options.job, "Only this job's"), ArgumentKind::kJob);
     Mark(events->add_option("--node", options.node, "Only this node's"), ArgumentKind::kNode);
-    events->add_option("--limit", options.limit, "Only the newest so many")
-        ->check(CLI::NonNegativeNumber);
+    Whole(events->add_option("--limit", options.limit, "Only the newest so many"), 0, kIntMax);
     AddWatch(events);
     CLI::App* profiles =
         Leaf(get, "profiles", Command::kGetProfiles,
@@ -259,28 +281,28 @@ class CommandTree {
                            "When each instruction of a job's newest recorded step ran, and how "
                            "that compares with what was expected");
     Mark(trace->add_option("job", options.job, "Name or id"), ArgumentKind::kJob)->required();
-    trace->add_option("--lane", options.lane, "Ranks of which lane")
-        ->check(CLI::NonNegativeNumber)
+    Whole(trace->add_option("--lane", options.lane, "Ranks of which lane"), 0, kIntMax)
         ->capture_default_str();
     trace->add_flag("--all", options.all, "Ranks of all lanes");
     Mark(trace->add_option("--svg", options.svg, "Write a picture of the pipeline"),
-         ArgumentKind::kFile);
+         ArgumentKind::kFile)
+        ->type_name("FILE");
     Mark(trace->add_option("--trace", options.trace,
                            "Write a Chrome trace, for Perfetto or chrome://tracing"),
-         ArgumentKind::kFile);
+         ArgumentKind::kFile)
+        ->type_name("FILE");
   }
 
   void AddLogs() {
     LogsOptions& options = options_.logs;
     CLI::App* logs = Leaf(&app_, "logs", Command::kLogs, "What a rank of a job wrote");
     Mark(logs->add_option("job", options.job, "Name or id"), ArgumentKind::kJob)->required();
-    logs->add_option("--rank", options.rank, "Which rank")
-        ->check(CLI::NonNegativeNumber)
+    Whole(logs->add_option("--rank", options.rank, "Which rank"), 0, kIntMax)
         ->capture_default_str();
-    logs->add_option("--epoch", options.epoch, "Which epoch; default the newest")
-        ->check(CLI::PositiveNumber);
-    logs->add_option("--tail", options.tail_bytes, "Only the last so many bytes")
-        ->check(CLI::NonNegativeNumber)
+    Whole(logs->add_option("--epoch", options.epoch, "Which epoch; default the newest"), 1,
+          kLongMax);
+    Whole(logs->add_option("--tail", options.tail_bytes, "Only the last so many bytes"), 0,
+          kLongMax)
         ->type_name("BYTES");
     logs->add_flag("-f,--follow", options.follow, "Go on until the job ends");
   }
@@ -398,10 +420,9 @@ class CommandTree {
                              "bytes, or a SentencePiece model's file"),
          ArgumentKind::kFile)
         ->capture_default_str();
-    prepare
-        ->add_option("--validation-fraction", options.validation_fraction,
-                     "Share of the documents held out for validation")
-        ->check(CLI::Range(0.0, 0.5))
+    Number(prepare->add_option("--validation-fraction", options.validation_fraction,
+                               "Share of the documents held out for validation"),
+           0, 0.5)
         ->capture_default_str();
     prepare->add_option("--source", options.source, "What the text is, for the header");
     prepare->add_flag("--allow-binary", options.allow_binary, "Take bytes that are not text");
@@ -431,10 +452,10 @@ class CommandTree {
             {"balanced", "eplb"})
         ->type_name("ALGORITHM")
         ->capture_default_str();
-    plan->add_option("--tolerance", options.tolerance,
-                     "How much above the best greatest device load to stay, as a part of it, where "
-                     "that moves less")
-        ->check(CLI::Range(0.0, 1.0))
+    Number(plan->add_option("--tolerance", options.tolerance,
+                            "How much above the best greatest device load to stay, as a part of "
+                            "it, where that moves less"),
+           0, 1)
         ->capture_default_str();
     AddExpertsTraffic(experts);
   }
@@ -452,8 +473,8 @@ class CommandTree {
         ->required();
     file("--placement", options.placement,
          "Where the experts lie, as `experts plan -o json` prints it; default equal runs of them");
-    traffic->add_option("--layers", options.layers, "Only the trace's first; default all")
-        ->check(CLI::PositiveNumber)
+    Whole(traffic->add_option("--layers", options.layers, "Only the trace's first; default all"), 1,
+          kIntMax)
         ->type_name("LAYERS");
     const auto bytes = [&](const char* name, int64_t& size, const char* help) {
       traffic->add_option(name, size, help)
@@ -483,6 +504,8 @@ class CommandTree {
          ArgumentKind::kFile);
     leaf->add_option("--precision", options_.profile_machine.precisions,
                      "Only these; default fp32, bf16 and fp8");
+    leaf->footer(
+        "Here -o is --out. Options of every command, such as --state-dir: fathomctl --help\n");
   }
 
   void AddSchedule() {
@@ -496,11 +519,13 @@ class CommandTree {
                             ->required();
     // Offered, but not checked here: a kind may be written in other ways, too.
     arguments_[kind] = {ArgumentKind::kChoice, kinds};
-    leaf->add_option("--ranks", options.ranks, "Pipeline ranks")->required();
-    leaf->add_option("--micro-batches", options.micro_batches, "Of a step")->required();
-    leaf->add_option("--chunks", options.chunks,
-                     "Stages on each rank, of interleaved-1f1b (default 2) and searched (1)")
-        ->check(CLI::PositiveNumber);
+    Whole(leaf->add_option("--ranks", options.ranks, "Pipeline ranks"), 1, kScheduledMax)
+        ->required();
+    Whole(leaf->add_option("--micro-batches", options.micro_batches, "Of a step"), 1, kScheduledMax)
+        ->required();
+    Whole(leaf->add_option("--chunks", options.chunks,
+                           "Stages on each rank, of interleaved-1f1b (default 2) and searched (1)"),
+          1, kIntMax);
     leaf->add_option("--costs", options.costs,
                      "Times of a forward, of a backward for the input and for the weights, and of "
                      "an overlapped pair; FB without a number: all three")
@@ -509,8 +534,9 @@ class CommandTree {
                      "Those that are not alike on all stages: a number for each stage, or a file "
                      "with a line for each cost")
         ->type_name("F=1,2,..;B=..|FILE");
-    leaf->add_option("--message-time", options.message_time,
-                     "From the end of an instruction until its message is there")
+    Number(leaf->add_option("--message-time", options.message_time,
+                            "From the end of an instruction until its message is there"),
+           0, kMessageTimeMax)
         ->capture_default_str();
     CLI::Option* family =
         leaf->add_option("--family", options.family,
@@ -518,10 +544,10 @@ class CommandTree {
                          "bidirectional as in dualpipe; default loop")
             ->type_name("FAMILY");
     arguments_[family] = {ArgumentKind::kChoice, {"loop", "v", "bidirectional"}};
-    leaf->add_option("--max-activations", options.max_activations,
-                     "Micro-batches of a stage whose activations a rank may hold, of searched; "
-                     "default any number")
-        ->check(CLI::PositiveNumber);
+    Whole(leaf->add_option("--max-activations", options.max_activations,
+                           "Micro-batches of a stage whose activations a rank may hold, of "
+                           "searched; default any number"),
+          1, kIntMax);
     Mark(leaf->add_option("--svg", options.svg, "Write a picture of the pipeline"),
          ArgumentKind::kFile)
         ->type_name("FILE");
@@ -558,11 +584,14 @@ class CommandTree {
         ->type_name("FIELD=VALUE")
         ->allow_extra_args(false)
         ->take_all();
+    std::vector<std::string> kinds = schedule::ScheduleKinds();
+    kinds.push_back(schedule::kSearchedKind);
     CLI::Option* kind =
         leaf->add_option("--schedule", options.schedule,
-                         "Kind of the pipeline's schedule; default as ranks run, or the best")
+                         absl::StrCat("The pipeline's schedule: ", absl::StrJoin(kinds, ", "),
+                                      "; default as ranks run, or the best"))
             ->type_name("KIND");
-    arguments_[kind] = {ArgumentKind::kChoice, schedule::ScheduleKinds()};
+    arguments_[kind] = {ArgumentKind::kChoice, kinds};
     leaf->add_flag("--take-best", options.take_best,
                    "Take the best layout that is found, even if the job names another");
   }
@@ -599,9 +628,9 @@ class CommandTree {
       leaf->add_option("nodes", options.nodes, "Names, <pool>-<index>")
           ->type_name("NODE")
           ->required();
-      leaf->add_option("--steps-done", options.steps_done,
-                       "Steps that the job has done by then; default unknown")
-          ->check(CLI::NonNegativeNumber)
+      Whole(leaf->add_option("--steps-done", options.steps_done,
+                             "Steps that the job has done by then; default unknown"),
+            0, kStepsMax)
           ->type_name("STEPS");
       AddPlanned(leaf, options.plan);
       leaf->footer(absl::StrCat("Example:\n  fathomctl whatif ", name,

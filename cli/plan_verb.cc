@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <ostream>
+#include <system_error>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
@@ -10,9 +11,9 @@
 #include "cli/cluster_file.h"
 #include "cli/job_file.h"
 #include "cli/pipeline_svg.h"
-#include "cli/plan_json.h"
 #include "cli/plan_page.h"
 #include "cli/render.h"
+#include "cli/value.h"
 #include "common/base/atomic_file.h"
 #include "common/base/config_loader.h"
 #include "common/base/status_util.h"
@@ -22,10 +23,8 @@ namespace fathom::cli {
 namespace {
 
 absl::Status WriteFor(const char* option, const std::string& path, const std::string& contents,
-                      Session& session) {
-  FATHOM_RETURN_IF_ERROR(
-      WithContext(WriteFileAtomically(session.AbsolutePath(path), contents), option));
-  return absl::OkStatus();
+                      const Session& session) {
+  return WithContext(WriteFileAtomically(session.AbsolutePath(path), contents), option);
 }
 
 std::string PictureTitle(const v1::Prediction& prediction) {
@@ -62,31 +61,41 @@ absl::Status AddOwnProfile(const Session& session, v1::ClusterSpec& spec) {
                   [&](const v1::DeviceProfile& profile) { return is_cpu(profile.kind()); });
   const std::string file = session.AbsolutePath(
       CpuProfilePath(LocalStateFolder(session.environment(), session.options())));
-  if (!wanted || given || !std::filesystem::exists(file)) return absl::OkStatus();
-  return LoadYamlFile(file, spec.add_profiles());
+  std::error_code unreadable;  // as if it were not there
+  if (!wanted || given || !std::filesystem::exists(file, unreadable)) return absl::OkStatus();
+  v1::DeviceProfile& profile = *spec.add_profiles();
+  FATHOM_RETURN_IF_ERROR(LoadYamlFile(file, &profile));
+  if (is_cpu(profile.kind())) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(file, ": kind is '", profile.kind(),
+                   "', not cpu; make it anew with fathomctl profile, or remove it"));
 }
 
 }  // namespace
 
-absl::StatusOr<PlanInput> LoadPlanInput(const PlanOptions& options, Session& session) {
-  const auto path = [&](const std::string& given) {
-    return given == "-" ? given : session.AbsolutePath(given);
-  };
+absl::StatusOr<v1::ClusterDescription> LoadPlannedCluster(const std::string& file,
+                                                          const Session& session) {
+  FATHOM_ASSIGN_OR_RETURN(v1::ClusterDescription cluster,
+                          LoadClusterFile(session.AbsolutePath(file)));
+  FATHOM_RETURN_IF_ERROR(AddOwnProfile(session, *cluster.mutable_spec()));
+  return cluster;
+}
+
+absl::StatusOr<PlanInput> LoadPlanInput(const PlanOptions& options, const Session& session) {
   PlanInput input;
-  FATHOM_ASSIGN_OR_RETURN(input.job, LoadJobFile(path(options.file)));
+  const std::string& file = options.file;
+  FATHOM_ASSIGN_OR_RETURN(input.job, LoadJobFile(file == "-" ? file : session.AbsolutePath(file)));
   FATHOM_RETURN_IF_ERROR(ApplyOverrides(options.overrides, input.job));
-  FATHOM_ASSIGN_OR_RETURN(input.cluster, LoadClusterFile(session.AbsolutePath(options.cluster)));
-  FATHOM_RETURN_IF_ERROR(AddOwnProfile(session, *input.cluster.mutable_spec()));
+  FATHOM_ASSIGN_OR_RETURN(input.cluster, LoadPlannedCluster(options.cluster, session));
   return input;
 }
 
 absl::Status RefusedByPlanner(const absl::Status& status, const std::string& asked) {
   switch (status.code()) {
     case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kNotFound:  // op times, not a file
     case absl::StatusCode::kFailedPrecondition:
     case absl::StatusCode::kResourceExhausted:
-    case absl::StatusCode::kOutOfRange:
-    case absl::StatusCode::kUnimplemented:
       return absl::FailedPreconditionError(absl::StrCat(asked, ": ", status.message()));
     default:
       return WithContext(status, asked);
@@ -116,7 +125,8 @@ absl::Status RunPlan(const PlanOptions& options, Session& session) {
   if (session.for_people()) {
     session.out() << PlanPage(prediction, session.format() == OutputFormat::kWide);
   } else {
-    session.out() << RenderOne(prediction.job(), PlanValue(prediction), session.format());
+    session.out() << RenderOne(prediction.job(), ValueOf(prediction, Fields::kAll),
+                               session.format());
   }
   return absl::OkStatus();
 }

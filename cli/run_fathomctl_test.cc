@@ -114,6 +114,47 @@ TEST_F(FathomctlTest, WrongCommandLine_IsOneLineOfUsage) {
   EXPECT_THAT(ctl.coordinator.addresses, IsEmpty());
 }
 
+TEST_F(FathomctlTest, NumberOutOfRange_IsToldInAShortLineWithWhatWouldDo) {
+  for (const auto& [wrong, says] : std::vector<std::pair<std::vector<std::string>, std::string>>{
+           {{"trace", "sea", "--lane", "-1"}, "--lane: '-1' is not a whole number from 0 to "},
+           {{"logs", "sea", "--epoch", "0"}, "--epoch: '0' is not a whole number from 1 to "},
+           {{"whatif", "kill", "n-0", "--steps-done", "1e3"},
+            "--steps-done: '1e3' is not a whole number from 0 to 1000000000;"},
+           {{"whatif", "kill", "n-0", "--steps-done", "99999999999999999999"},
+            "'99999999999999999999' is not a whole number"},
+           {{"schedule", "--chunks", "x"}, "--chunks: 'x' is not a whole number from 1 to "},
+           {{"experts", "traffic", "--layers", "0"}, "--layers: '0' is not a whole number from 1"},
+           {{"schedule", "--ranks", "99999999999"}, "--ranks: '99999999999' is not a whole"},
+           {{"schedule", "--micro-batches", "nan"}, "--micro-batches: 'nan' is not a whole"},
+           {{"experts", "plan", "--tolerance", "nan"}, "--tolerance: 'nan' is not a number from"},
+           {{"schedule", "--message-time", "soon"}, "--message-time: 'soon' is not a number from"},
+           {{"schedule", "--message-time", "1e300"}, "'1e300' is not a number from 0 to 1e+12"}}) {
+    EXPECT_EQ(ctl.Run(wrong), kExitUsage) << testing::PrintToString(wrong);
+    EXPECT_THAT(ctl.err(), HasSubstr(says));
+    EXPECT_LT(ctl.err().size(), 160) << ctl.err();
+    EXPECT_THAT(ctl.err(), HasSubstr("--help"));
+  }
+}
+
+TEST_F(FathomctlTest, PlanOnProcessors_ReadsTheirProfileOrSaysWhatIsWrongWithIt) {
+  const std::string cluster =
+      Write("cluster.yaml",
+            "apiVersion: fathom/v1\nkind: Cluster\nspec: {pools: [{device: cpu, nodes: 1}]}\n");
+  const auto plan = [&](const std::string& state) {
+    return ctl.Run({"plan", "-f", JobFile(), "--cluster", cluster, "--state-dir", state});
+  };
+  EXPECT_EQ(plan(std::string(5000, 'x')), kExitRefused);
+  EXPECT_THAT(ctl.err(), HasSubstr("run `fathomctl profile` on the machine first"));
+  const std::string state = ctl.folder() + "/state";
+  std::filesystem::create_directories(state);
+  Write("state/cpu-profile.yaml", "kind: h800\n");
+  EXPECT_EQ(plan(state), kExitUsage);
+  EXPECT_THAT(ctl.err(), HasSubstr("cpu-profile.yaml: kind is 'h800', not cpu"));
+  Write("state/cpu-profile.yaml", "kind: cpu\nop_times: {ops: [{op: Gemm, format: fp32}]}\n");
+  EXPECT_EQ(plan(state), kExitRefused);  // not "no such file"
+  EXPECT_THAT(ctl.err(), HasSubstr("make a new one with: fathomctl profile"));
+}
+
 TEST_F(FathomctlTest, Help_NamesCommandsFlagsAndExitCodes) {
   EXPECT_EQ(ctl.Run({"--help"}), kExitOk);
   EXPECT_THAT(ctl.out(), HasSubstr("checkpoint"));

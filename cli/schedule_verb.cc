@@ -100,9 +100,12 @@ absl::StatusOr<Made> Make(const ScheduleOptions& options, const StepCosts& costs
 absl::Status CheckPrintable(const ScheduleOptions& options) {
   const int64_t stages = int64_t{std::max(options.ranks, 1)} * std::max(options.chunks, 1);
   if (std::max(options.micro_batches, 0) <= kPrintedCellsMax / stages) return absl::OkStatus();
+  const int64_t most = kPrintedCellsMax / stages;
   return absl::InvalidArgumentError(
       absl::StrCat(options.micro_batches, " micro-batches on ", stages,
-                   " stages are too many to print; choose at most ", kPrintedCellsMax / stages));
+                   " stages are too many to print; choose at most ",
+                   most > 0 ? absl::StrCat(most)
+                            : absl::StrCat(kPrintedCellsMax, " stages, ranks times chunks")));
 }
 
 Value ScheduleValue(const Schedule& schedule, const Simulation& simulation) {
