@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <ostream>
 #include <system_error>
+#include <system_error>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
