@@ -20,10 +20,10 @@ v1::Timeline WithCommonStart(v1::Timeline timeline) {
   }
   const bool known =
       first > 0 && last > first && static_cast<double>(last - first) * 1e-6 <= longest_s;
+  if (!known) return timeline;
   for (v1::RankTimes& rank : *timeline.mutable_ranks()) {
-    const double shift =
-        known ? static_cast<double>(static_cast<uint64_t>(rank.begin_us()) - first) * 1e-6 : 0;
-    rank.set_begin_us(0);
+    const double shift = static_cast<double>(static_cast<uint64_t>(rank.begin_us()) - first) * 1e-6;
+    rank.set_begin_us(static_cast<int64_t>(first));
     for (v1::TimedInstruction& instruction : *rank.mutable_instructions()) {
       instruction.set_start_s(instruction.start_s() + shift);
       instruction.set_end_s(instruction.end_s() + shift);

@@ -6,8 +6,9 @@
 
 namespace fathom::cli {
 
-// Every rank's times from the start of the rank that began first, by what their nodes' clocks say.
-// Clocks that are further apart than the step is long say nothing, and are not followed.
+// Every rank's times from the start of the rank that began first, by what their nodes' clocks say;
+// all begin there then. Clocks that are further apart than the step is long say nothing, and are
+// not followed.
 v1::Timeline WithCommonStart(v1::Timeline timeline);
 
 }  // namespace fathom::cli

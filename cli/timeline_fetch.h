@@ -2,13 +2,11 @@
 #ifndef FATHOM_CLI_TIMELINE_FETCH_H_
 #define FATHOM_CLI_TIMELINE_FETCH_H_
 
-#include <functional>
-#include <map>
+#include <cstdint>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "proto/fathom/v1/plan.pb.h"
 #include "proto/fathom/v1/prediction.pb.h"
 
 namespace fathom::cli {

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "cli/common_start.h"
+
 namespace fathom::cli {
 namespace {
 
@@ -29,6 +31,15 @@ TEST(JoinTimelinesTest, RanksOfOneClock_CountFromTheFirstOnesBeginning) {
   EXPECT_NEAR(joined->ranks(0).instructions(0).start_s(), 0.2501, 1e-12);
   EXPECT_NEAR(joined->ranks(0).instructions(0).end_s(), 1.0001, 1e-12);
   EXPECT_NEAR(joined->ranks(1).instructions(0).start_s(), 0.25, 1e-12);
+}
+
+TEST(JoinTimelinesTest, JoinedTimes_AreNotMovedAgainByPictures) {
+  const auto joined =
+      JoinTimelines({TimelineOf(0, 7, 2'100'000, 1.0), TimelineOf(1, 7, 2'000'000, 1.0)});
+  ASSERT_TRUE(joined.ok()) << joined.status();
+  const v1::Timeline drawn = WithCommonStart(*joined);
+  EXPECT_NEAR(drawn.ranks(0).instructions(0).start_s(), 0.35, 1e-12);
+  EXPECT_NEAR(drawn.ranks(1).instructions(0).start_s(), 0.25, 1e-12);
 }
 
 TEST(JoinTimelinesTest, ClocksFarApart_EachCountsFromItsOwnBeginning) {
