@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "cli/page.h"
 #include "common/base/text.h"
 
@@ -41,6 +42,11 @@ std::string CostText(double gpu_hours, double dollars) {
   return text;
 }
 
+std::string FlopsText(double tflops) {
+  if (tflops < 1) return absl::StrFormat("%.3g GFLOPS", tflops * 1e3);
+  return absl::StrFormat("%.*f TFLOPS", tflops < 10 ? 1 : 0, tflops);
+}
+
 std::string SummaryText(const v1::Prediction& prediction) {
   const v1::PredictedParameters& parameters = prediction.parameters();
   std::string parameters_text =
@@ -55,10 +61,10 @@ std::string SummaryText(const v1::Prediction& prediction) {
       {"step", absl::StrCat(SecondsText(prediction.step().seconds()), " for ",
                             AmountText(prediction.tokens_per_step()),
                             " tokens: ", AmountText(prediction.tokens_per_day()), " tokens a day")},
-      {"MFU",
-       absl::StrFormat("%s causal, %.0f TFLOPS a device; %s non-causal, %.0f TFLOPS",
-                       PercentText(prediction.mfu_causal()), prediction.tflops_causal(),
-                       PercentText(prediction.mfu_noncausal()), prediction.tflops_noncausal())},
+      {"MFU", absl::StrCat(PercentText(prediction.mfu_causal()), " causal, ",
+                           FlopsText(prediction.tflops_causal()), " a device; ",
+                           PercentText(prediction.mfu_noncausal()), " non-causal, ",
+                           FlopsText(prediction.tflops_noncausal()))},
       {"per T tokens", CostText(prediction.gpu_hours_per_trillion_tokens(),
                                 prediction.dollars_per_trillion_tokens())}};
   if (prediction.total_hours() > 0) {
@@ -212,8 +218,7 @@ std::string StageTable(const v1::Prediction& prediction) {
          stage.parameters() > 0 ? AmountText(static_cast<double>(stage.parameters())) : "-",
          time(stage.forward_s()), time(stage.backward_s()), time(stage.backward_input_s()),
          time(stage.weight_s()), time(stage.overlapped_s()), time(stage.compute_s()),
-         time(stage.communication_s()),
-         absl::StrCat(stage.has_embedding() ? "embedding" : "", stage.has_head() ? "head" : "")});
+         time(stage.communication_s()), std::string(absl::StripPrefix(Extras(stage), " + "))});
   }
   const PageColumn number = {true};
   return Heading("Stages: a micro-batch's times, and busy times inside a pair") +

@@ -14,7 +14,6 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "cli/page.h"
-#include "cli/plan_json.h"
 #include "cli/prediction_report.h"
 #include "cli/value.h"
 
@@ -222,6 +221,25 @@ TEST(PlanPageTest, APrediction_IsTold) {
   EXPECT_LT(page.find("routing imbalance"), page.find("jitter"));
 }
 
+TEST(PlanPageTest, SlowDevices_AreToldInASmallerUnit) {
+  v1::Prediction prediction = Sample();
+  prediction.set_tflops_causal(0.00214);
+  prediction.set_tflops_noncausal(2.34);
+  const std::string page = PlanPage(prediction);
+  EXPECT_THAT(page, HasSubstr("causal, 2.14 GFLOPS a device"));
+  EXPECT_THAT(page, HasSubstr("non-causal, 2.3 TFLOPS"));
+}
+
+TEST(PlanPageTest, OneStageWithBothEnds_NamesEach) {
+  v1::Prediction prediction = Sample();
+  prediction.clear_stages();
+  v1::PredictedStage& stage = *prediction.add_stages();
+  stage.set_layer_count(4);
+  stage.set_has_embedding(true);
+  stage.set_has_head(true);
+  EXPECT_THAT(PlanPage(prediction, /*wide=*/true), HasSubstr("  embedding + head\n"));
+}
+
 TEST(PlanPageTest, EveryLine_KeepsWithinThePage) {
   for (const bool wide : {false, true}) {
     for (const std::string& line : LinesOf(PlanPage(Sample(), wide))) {
@@ -259,12 +277,12 @@ TEST(PlanPageTest, HostileAndEmptyPredictions_AreStillAPage) {
 }
 
 TEST(PlanJsonTest, EveryKey_IsThereAndNumbersAreNumbers) {
-  const Json empty = Json::parse(ToJson(PlanValue(v1::Prediction())));
+  const Json empty = Json::parse(ToJson(ValueOf(v1::Prediction(), Fields::kAll)));
   EXPECT_TRUE(empty["parameters"]["total"].is_number_integer());
   EXPECT_TRUE(empty["memory"]["parts"].is_array());
   EXPECT_TRUE(empty["stages"].is_array());
   EXPECT_EQ(empty["layout"]["parallelism"]["pipeline"], 0);
-  const Json json = Json::parse(ToJson(PlanValue(Sample())));
+  const Json json = Json::parse(ToJson(ValueOf(Sample(), Fields::kAll)));
   EXPECT_EQ(json["parameters"]["total"], 671026419200);
   EXPECT_EQ(json["parameters"]["active"], 37600000000);
   EXPECT_EQ(json["step"]["seconds"], 19.5);

@@ -11,9 +11,9 @@
 #include "cli/cluster_file.h"
 #include "cli/job_file.h"
 #include "cli/pipeline_svg.h"
-#include "cli/plan_json.h"
 #include "cli/plan_page.h"
 #include "cli/render.h"
+#include "cli/value.h"
 #include "common/base/atomic_file.h"
 #include "common/base/config_loader.h"
 #include "common/base/status_util.h"
@@ -23,10 +23,8 @@ namespace fathom::cli {
 namespace {
 
 absl::Status WriteFor(const char* option, const std::string& path, const std::string& contents,
-                      Session& session) {
-  FATHOM_RETURN_IF_ERROR(
-      WithContext(WriteFileAtomically(session.AbsolutePath(path), contents), option));
-  return absl::OkStatus();
+                      const Session& session) {
+  return WithContext(WriteFileAtomically(session.AbsolutePath(path), contents), option);
 }
 
 std::string PictureTitle(const v1::Prediction& prediction) {
@@ -75,15 +73,20 @@ absl::Status AddOwnProfile(const Session& session, v1::ClusterSpec& spec) {
 
 }  // namespace
 
-absl::StatusOr<PlanInput> LoadPlanInput(const PlanOptions& options, Session& session) {
-  const auto path = [&](const std::string& given) {
-    return given == "-" ? given : session.AbsolutePath(given);
-  };
+absl::StatusOr<v1::ClusterDescription> LoadPlannedCluster(const std::string& file,
+                                                          const Session& session) {
+  FATHOM_ASSIGN_OR_RETURN(v1::ClusterDescription cluster,
+                          LoadClusterFile(session.AbsolutePath(file)));
+  FATHOM_RETURN_IF_ERROR(AddOwnProfile(session, *cluster.mutable_spec()));
+  return cluster;
+}
+
+absl::StatusOr<PlanInput> LoadPlanInput(const PlanOptions& options, const Session& session) {
   PlanInput input;
-  FATHOM_ASSIGN_OR_RETURN(input.job, LoadJobFile(path(options.file)));
+  const std::string& file = options.file;
+  FATHOM_ASSIGN_OR_RETURN(input.job, LoadJobFile(file == "-" ? file : session.AbsolutePath(file)));
   FATHOM_RETURN_IF_ERROR(ApplyOverrides(options.overrides, input.job));
-  FATHOM_ASSIGN_OR_RETURN(input.cluster, LoadClusterFile(session.AbsolutePath(options.cluster)));
-  FATHOM_RETURN_IF_ERROR(AddOwnProfile(session, *input.cluster.mutable_spec()));
+  FATHOM_ASSIGN_OR_RETURN(input.cluster, LoadPlannedCluster(options.cluster, session));
   return input;
 }
 
@@ -93,8 +96,6 @@ absl::Status RefusedByPlanner(const absl::Status& status, const std::string& ask
     case absl::StatusCode::kNotFound:  // op times, not a file
     case absl::StatusCode::kFailedPrecondition:
     case absl::StatusCode::kResourceExhausted:
-    case absl::StatusCode::kOutOfRange:
-    case absl::StatusCode::kUnimplemented:
       return absl::FailedPreconditionError(absl::StrCat(asked, ": ", status.message()));
     default:
       return WithContext(status, asked);
@@ -124,7 +125,8 @@ absl::Status RunPlan(const PlanOptions& options, Session& session) {
   if (session.for_people()) {
     session.out() << PlanPage(prediction, session.format() == OutputFormat::kWide);
   } else {
-    session.out() << RenderOne(prediction.job(), PlanValue(prediction), session.format());
+    session.out() << RenderOne(prediction.job(), ValueOf(prediction, Fields::kAll),
+                               session.format());
   }
   return absl::OkStatus();
 }

@@ -19,9 +19,14 @@ struct PlanInput {
   v1::ClusterDescription cluster;
 };
 
+// A cluster file; if it has processors and no profile of them, with what `fathomctl profile`
+// measured here. Codes as LoadClusterFile's.
+absl::StatusOr<v1::ClusterDescription> LoadPlannedCluster(const std::string& file,
+                                                          const Session& session);
+
 // The files and overrides that the command line names. Codes as LoadJobFile's, ApplyOverrides' and
-// LoadClusterFile's.
-absl::StatusOr<PlanInput> LoadPlanInput(const PlanOptions& options, Session& session);
+// LoadPlannedCluster's.
+absl::StatusOr<PlanInput> LoadPlanInput(const PlanOptions& options, const Session& session);
 
 // What the planner refuses is no fault of the command line: FAILED_PRECONDITION, as from a
 // coordinator. `asked`: what was being planned, such as the files' names.

@@ -255,6 +255,22 @@ TEST_F(PlanVerbTest, WhatIfOnAnotherCluster_ComparesBoth) {
   EXPECT_EQ(Run({"whatif", "cluster", "none.yaml"}), kExitNotFound);
 }
 
+TEST_F(PlanVerbTest, ProcessorsOfEitherCluster_HaveTheProfileOfThisMachine) {
+  std::filesystem::create_directories(ctl.folder() + "/state");
+  Write("state/cpu-profile.yaml", "kinds: cpu\n");  // what stands there is read
+  Write("other.yaml", R"(apiVersion: fathom/v1
+kind: Cluster
+spec:
+  pools:
+    - {device: cpu, nodes: 2}
+)");
+  EXPECT_EQ(Run({"whatif", "cluster", "other.yaml"}), kExitUsage);
+  EXPECT_THAT(ctl.err(), HasSubstr("cpu-profile.yaml:1"));
+  Write("cluster.yaml", Read("other.yaml"));
+  EXPECT_EQ(Plan(), kExitUsage);
+  EXPECT_THAT(ctl.err(), HasSubstr("cpu-profile.yaml:1"));
+}
+
 TEST_F(PlanVerbTest, Help_ShowsAnExample) {
   ASSERT_EQ(ctl.Run({"plan", "--help"}), kExitOk);
   EXPECT_THAT(ctl.out(), HasSubstr("fathomctl plan -f deploy/examples/deepseek-v3.yaml"));

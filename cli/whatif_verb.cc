@@ -9,7 +9,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "cli/cluster_file.h"
 #include "cli/page.h"
 #include "cli/plan_page.h"
 #include "cli/plan_verb.h"
@@ -321,7 +320,7 @@ absl::Status RunWhatIfDrain(const WhatIfOptions& options, Session& session) {
 absl::Status RunWhatIfCluster(const WhatIfOptions& options, Session& session) {
   FATHOM_ASSIGN_OR_RETURN(const PlanInput input, LoadPlanInput(options.plan, session));
   FATHOM_ASSIGN_OR_RETURN(const v1::ClusterDescription other,
-                          LoadClusterFile(session.AbsolutePath(options.other)));
+                          LoadPlannedCluster(options.other, session));
   FATHOM_ASSIGN_OR_RETURN(const v1::Prediction here, PredictionOf(input.job, input.cluster, options,
                                                                   /*anew=*/false, Asked(options)));
   FATHOM_ASSIGN_OR_RETURN(const v1::Prediction there,
