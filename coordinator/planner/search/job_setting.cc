@@ -4,7 +4,6 @@
 #include <set>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
@@ -30,10 +29,12 @@ void DropPaths(v1::JobSpec* spec) {
   spec->mutable_checkpoint()->clear_resume_from();
 }
 
-bool IsOfPool(const std::string& node, const std::string& pool) {
-  absl::string_view rest = node;
-  return absl::ConsumePrefix(&rest, absl::StrCat(pool, "-")) && !rest.empty() &&
-         (absl::ascii_isdigit(rest[0]) || rest[0] == '[');
+// `nodes`: "pool-7", "pool-[0-31]" or "pool-1[0-9]"; pools may be called "pool-1", too.
+bool AreOfPool(const std::string& nodes, const std::string& pool) {
+  absl::string_view rest = nodes;
+  if (!absl::ConsumePrefix(&rest, absl::StrCat(pool, "-"))) return false;
+  const size_t digits = std::min(rest.find_first_not_of("0123456789"), rest.size());
+  return digits == rest.size() || rest[digits] == '[';
 }
 
 // The switches above this pool's nodes.
@@ -44,7 +45,7 @@ std::vector<v1::Switch> SwitchesAbove(const v1::Fabric& fabric, const std::strin
     v1::Switch one = of_all;
     one.clear_nodes();
     for (const std::string& node : of_all.nodes()) {
-      if (IsOfPool(node, pool)) one.add_nodes(node);
+      if (AreOfPool(node, pool)) one.add_nodes(node);
     }
     if (one.nodes_size() == 0) continue;
     named.insert(one.uplinks().begin(), one.uplinks().end());
@@ -209,6 +210,7 @@ absl::StatusOr<std::vector<Suggestion>> SuggestFor(const JobSetting& setting, bo
         LargerCluster(request, set.nodes, set.devices_per_node, set.costs.get()));
     for (Suggestion& suggestion : found) {
       suggestion.layout.set_nodes(suggestion.layout.nodes() + set.spares);
+      if (setting.sets.size() > 1) suggestion.pool = set.pool;
     }
     if (!found.empty()) return found;
   }

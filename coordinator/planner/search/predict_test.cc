@@ -294,5 +294,30 @@ TEST(Predict, SeveralPoolsUnderNamedSwitches_AreTriedOneByOneToo) {
   }
 }
 
+TEST(Predict, PoolWhoseNameBeginsAnothers_HasItsOwnNodesOnly) {
+  v1::ClusterDescription mixed = ClusterOf("h20", 12);
+  *mixed.mutable_spec()->add_pools() = mixed.spec().pools(0);
+  mixed.mutable_spec()->mutable_pools(1)->set_name("all-1");
+  mixed.mutable_spec()->mutable_pools(1)->set_nodes(2);
+  v1::Switch& leaf = *mixed.mutable_spec()->mutable_fabric()->add_switches();
+  leaf.set_name("leaf");
+  for (const char* nodes : {"all-[0-8]", "all-9", "all-1[0-1]", "all-1-[0-1]"}) {
+    leaf.add_nodes(nodes);
+  }
+  const auto predicted = Predict(JobOf("tiny", 2, 2, 2, 16), mixed, WithoutSearch());
+  ASSERT_TRUE(predicted.ok()) << predicted.status();
+  CheckInvariants(*predicted);
+}
+
+TEST(Predict, SeveralPoolsAllTooSmall_SaysWhichWouldDoWithMoreNodes) {
+  v1::ClusterDescription mixed = ClusterOf("h800", 2);
+  *mixed.mutable_spec()->add_pools() = mixed.spec().pools(0);
+  mixed.mutable_spec()->mutable_pools(1)->set_name("other");
+  const auto predicted = Predict(JobOf("deepseek-v3", 2, 8, 1, 64), mixed, WithoutSearch());
+  EXPECT_EQ(predicted.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(predicted.status().message()),
+              testing::ContainsRegex("on [0-9]+ nodes in pool all"));
+}
+
 }  // namespace
 }  // namespace fathom::planner

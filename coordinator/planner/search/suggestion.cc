@@ -74,11 +74,13 @@ absl::StatusOr<std::vector<Suggestion>> FirstThatFit(const SuggestionRequest& re
 std::string ToText(const Suggestion& suggestion) {
   const v1::PredictedLayout& layout = suggestion.layout;
   const v1::Parallelism& grid = layout.parallelism();
-  return absl::StrCat("pipeline ", grid.pipeline(), ", expert ", grid.expert(), ", replicas ",
-                      grid.replicas(), ", micro_batches ", layout.micro_batches(),
-                      ", micro_batch_sequences ", layout.micro_batch_sequences(),
-                      layout.nodes() > 0 ? absl::StrCat(" on ", layout.nodes(), " nodes") : "",
-                      " (", BytesText(static_cast<double>(suggestion.peak_bytes)), " a device)");
+  const std::string pool = suggestion.pool.empty() ? "" : " in pool " + suggestion.pool;
+  return absl::StrCat(
+      "pipeline ", grid.pipeline(), ", expert ", grid.expert(), ", replicas ", grid.replicas(),
+      ", micro_batches ", layout.micro_batches(), ", micro_batch_sequences ",
+      layout.micro_batch_sequences(),
+      layout.nodes() > 0 ? absl::StrCat(" on ", layout.nodes(), " nodes", pool) : "", " (",
+      BytesText(static_cast<double>(suggestion.peak_bytes)), " a device)");
 }
 
 }  // namespace

@@ -17,6 +17,7 @@ namespace fathom::planner {
 
 struct Suggestion {
   v1::PredictedLayout layout;  // `nodes`: that the pool must have, 0: as it is
+  std::string pool;            // that must have them, where the cluster has several
   int64_t peak_bytes = 0;
 };
 
