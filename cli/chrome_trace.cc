@@ -72,7 +72,7 @@ class TraceWriter {
  private:
   void AddName(const char* what, int pid, int tid, const char* key, const Value& value) {
     Value event = Value::Object();
-    event.Set("name", what).Set("ph", "M").Set("pid", pid).Set("tid", tid);
+    event.Set("name", what).Set("ph", "M").Set("pid", pid).Set("tid", tid).Set("ts", 0);
     event.Set("args", Value::Object().Set(key, value));
     lines_.push_back(ToJsonLine(event));
   }

@@ -183,6 +183,11 @@ TEST(ChromeTraceTest, EveryTrack_IsFullAndWithoutOverlap) {
       for (const auto& instruction : rank.instructions()) end = std::max(end, instruction.end_s());
     }
     const Json trace = Json::parse(ChromeTrace(timeline));
+    for (const Json& event : trace["traceEvents"]) {  // names, too
+      for (const char* key : {"name", "ph", "ts", "pid", "tid"}) {
+        EXPECT_TRUE(event.contains(key)) << key << " of " << event;
+      }
+    }
     const auto tracks = TracksOf(trace, 0);
     ASSERT_EQ(tracks.size(), 4u) << kind;
     for (const auto& [pid, events] : tracks) {
