@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstddef>
 #include <map>
-#include <set>
 
 #include "absl/strings/string_view.h"
 #include "common/base/check.h"
@@ -125,10 +124,8 @@ GroupSpread SpreadOf(const model::ModelConfig& config, const cluster::Topology& 
   std::vector<int> ranks_in;
   std::vector<size_t> first_of;
   std::vector<int> domain_of_rank;
-  std::set<int> leaves;
   for (size_t rank = 0; rank < places.size(); ++rank) {
     const cluster::TopologyNode& node = topology.nodes()[places[rank].node];
-    leaves.insert(node.leaf);
     const auto [found, added] =
         index_of_domain.emplace(node.scale_up_domain, static_cast<int>(ranks_in.size()));
     if (added) {
@@ -144,7 +141,6 @@ GroupSpread SpreadOf(const model::ModelConfig& config, const cluster::Topology& 
     if (Slower(path, out.scale_up)) out.scale_up = path;
   }
   out.domains = static_cast<int>(ranks_in.size());
-  out.leaves = static_cast<int>(leaves.size());
   out.ranks_per_domain = *std::max_element(ranks_in.begin(), ranks_in.end());
   for (size_t a = 0; a < first_of.size(); ++a) {
     const size_t b = (a + 1) % first_of.size();

@@ -28,9 +28,8 @@ double ExpectedSites(const model::ModelConfig& config, const std::vector<int>& s
 // What exchanges of one expert group depend on; equal ones take equally long.
 struct GroupSpread {
   int ranks = 0;
-  int domains = 0;           // scale-up domains that its ranks lie in
-  int ranks_per_domain = 0;  // most of them in one
-  int leaves = 0;
+  int domains = 0;            // scale-up domains that its ranks lie in
+  int ranks_per_domain = 0;   // most of them in one
   double token_domains = 0;   // expected for a token, its own counted
   double token_ranks = 0;     // the same
   double remote_domains = 0;  // without its own, on average over the ranks

@@ -69,9 +69,6 @@ class LayerTimer {
   // Update of so many parameters that this device owns.
   double UpdateSeconds(double parameters) const;
 
-  const DeviceSite& site() const { return site_; }
-  const model::PrecisionRecipe& recipe() const { return recipe_; }
-
  private:
   struct PassSeconds {
     double beside = 0;

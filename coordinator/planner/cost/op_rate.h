@@ -70,7 +70,6 @@ class OpRates {
   BoundedTime TimeOf(const model::OpCall& call, const DeviceShare& share) const;
   // What `bytes` read and written take.
   double MemorySeconds(double bytes) const { return bytes / memory_bytes_per_second_; }
-  double memory_bytes_per_second() const { return memory_bytes_per_second_; }
   double launch_s() const { return launch_s_; }
 
   // Of the format's peak; attention by m, the sequence's length.

@@ -1,8 +1,6 @@
 #include "coordinator/planner/expectation/nodes_as_cluster.h"
 
 #include <algorithm>
-#include <set>
-#include <tuple>
 #include <utility>
 
 #include "absl/status/status.h"

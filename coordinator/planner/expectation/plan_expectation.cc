@@ -9,6 +9,7 @@
 #include "common/model/model_config.h"
 #include "common/model/precision_recipe.h"
 #include "common/schedule/dualpipe.h"
+#include "coordinator/planner/cost/step_fields.h"
 #include "coordinator/planner/cost/step_model.h"
 #include "coordinator/planner/expectation/nodes_as_cluster.h"
 
@@ -56,25 +57,6 @@ absl::StatusOr<RankPlacement> PlacementOf(const v1::Plan& plan, const ReportedCl
   return placement;
 }
 
-void FillStages(const v1::Plan& plan, const StepTimes& step, v1::Prediction* prediction) {
-  for (int i = 0; i < plan.stages_size(); ++i) {
-    const StageTimes& times = step.stages.at(i);
-    v1::PredictedStage& stage = *prediction->add_stages();
-    stage.set_index(i);
-    stage.set_first_layer(plan.stages(i).first_layer());
-    stage.set_layer_count(plan.stages(i).layer_count());
-    stage.set_has_embedding(plan.stages(i).has_embedding());
-    stage.set_has_head(plan.stages(i).has_head());
-    stage.set_forward_s(times.costs.forward);
-    stage.set_backward_s(times.costs.backward);
-    stage.set_backward_input_s(times.costs.backward_input);
-    stage.set_weight_s(times.costs.weight);
-    stage.set_overlapped_s(times.costs.overlapped);
-    stage.set_compute_s(times.compute_s);
-    stage.set_communication_s(times.communication_s);
-  }
-}
-
 }  // namespace
 
 absl::StatusOr<v1::Prediction> ExpectPlan(const v1::Plan& plan, const std::vector<v1::Node>& nodes,
@@ -99,27 +81,10 @@ absl::StatusOr<v1::Prediction> ExpectPlan(const v1::Plan& plan, const std::vecto
   v1::Prediction prediction;
   prediction.set_job(plan.job());
   prediction.set_devices(plan.ranks_size());
-  v1::PredictedLayout& told = *prediction.mutable_layout();
-  *told.mutable_parallelism() = layout.parallelism;
-  told.set_schedule(schedule.kind);
-  told.set_micro_batches(layout.micro_batches);
-  told.set_micro_batch_sequences(layout.micro_batch_sequences);
-  for (const int64_t layers : layout.stage_layers) told.add_stage_layers(layers);
-  told.set_nodes(static_cast<int32_t>(used.size()));
-  told.set_from_job(true);
-  prediction.mutable_step()->set_seconds(step.seconds);
-  *prediction.mutable_step()->mutable_breakdown() = step.breakdown;
-  FillStages(plan, step, &prediction);
-  for (size_t i = 0; i < step.simulation.ranks.size(); ++i) {
-    v1::PredictedRank& rank = *prediction.add_ranks();
-    rank.set_pipeline_rank(static_cast<int32_t>(i));
-    rank.set_busy_s(step.simulation.ranks[i].busy);
-    rank.set_idle_s(step.simulation.ranks[i].idle);
-    rank.set_peak_activations(step.simulation.ranks[i].peak_live);
-  }
-  for (const v1::Assumption& assumption : step.assumptions) {
-    *prediction.add_assumptions() = assumption;
-  }
+  *prediction.mutable_layout() = ToProto(layout, schedule.kind);
+  prediction.mutable_layout()->set_nodes(static_cast<int32_t>(used.size()));
+  prediction.mutable_layout()->set_from_job(true);
+  FillStep(layout, step, &prediction);
   return prediction;
 }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <set>
 #include <utility>
 
 #include "common/base/check.h"
@@ -12,6 +11,7 @@
 #include "coordinator/planner/topology_placement.h"
 
 namespace fathom::planner {
+
 JobCosts::JobCosts(model::ModelConfig config, model::PrecisionRecipe recipe,
                    const cluster::Topology* topology)
     : config_(std::move(config)), recipe_(std::move(recipe)), topology_(topology) {

@@ -34,8 +34,6 @@ class JobCosts {
            const cluster::Topology* topology);
 
   const model::ModelConfig& config() const { return config_; }
-  const model::PrecisionRecipe& recipe() const { return recipe_; }
-  const cluster::Topology& topology() const { return *topology_; }
 
   // Of the device with least, without the reserve.
   int64_t capacity_bytes() const;

@@ -233,10 +233,7 @@ class Search {
     if (!schedule.ok()) return schedule.status();
     FATHOM_ASSIGN_OR_RETURN(CostedLayout costed,
                             CostLayout(option.layout, *schedule, request_.usable_bytes, costs_));
-    if (costed.fits) {
-      ++result_.simulated;
-      return std::optional<CostedLayout>(std::move(costed));
-    }
+    if (costed.fits) return std::optional<CostedLayout>(std::move(costed));
     TooLarge(option.layout, option.form, costed.peak_bytes);
     return std::optional<CostedLayout>();
   }

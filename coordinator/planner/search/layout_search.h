@@ -5,9 +5,8 @@
 // its own work and the first micro-batch's way to it. The rest is simulated. Stages are split by
 // predicted times, and those of the winner improved layer by layer.
 //
-// A layout that ranks can't
-// run yet is told of but not taken, unless its schedule is asked for. Pure, one thread,
-// deterministic.
+// A layout that ranks can't run yet is told of but not taken, unless its schedule is asked for.
+// Pure, one thread, deterministic.
 #ifndef FATHOM_COORDINATOR_PLANNER_SEARCH_LAYOUT_SEARCH_H_
 #define FATHOM_COORDINATOR_PLANNER_SEARCH_LAYOUT_SEARCH_H_
 
@@ -36,8 +35,7 @@ struct SearchResult {
   // last.
   std::vector<CostedLayout> others;
   int64_t considered = 0;
-  int64_t infeasible = 0;  // by memory
-  int64_t simulated = 0;
+  int64_t infeasible = 0;    // by memory
   bool leaves_idle = false;  // no layout that fits uses every device
 };
 

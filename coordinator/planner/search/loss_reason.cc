@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "coordinator/planner/cost/step_fields.h"
 
 namespace fathom::planner {
 namespace {

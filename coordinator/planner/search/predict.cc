@@ -1,16 +1,21 @@
 #include "coordinator/planner/search/predict.h"
 
 #include <algorithm>
+#include <cstdint>
+#include <limits>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "common/base/check.h"
 #include "common/base/status_util.h"
+#include "coordinator/planner/cost/step_fields.h"
+#include "coordinator/planner/search/costed_layout.h"
 #include "coordinator/planner/search/job_setting.h"
 #include "coordinator/planner/search/layout_search.h"
 #include "coordinator/planner/search/loss_reason.h"
 #include "coordinator/planner/search/prediction_fields.h"
+#include "coordinator/planner/search/schedule_form.h"
 #include "coordinator/planner/search/suggestion.h"
 #include "coordinator/planner/stage_split.h"
 
@@ -19,6 +24,14 @@ namespace {
 
 std::string WhereText(const DeviceSet& set) {
   return set.pool.empty() ? "over all pools" : absl::StrCat("in pool ", set.pool);
+}
+
+absl::StatusOr<schedule::Schedule> ScheduleOn(const DeviceSet& set, const LayoutShape& layout,
+                                              const ScheduleForm& form) {
+  FATHOM_ASSIGN_OR_RETURN(const CostsByLayer costs, set.costs->LayerCostsOf(layout));
+  return MakeFormSchedule(form, layout.parallelism.pipeline(),
+                          static_cast<int>(layout.micro_batches),
+                          StageCostsOf(StagesOf(costs, layout.stage_layers)));
 }
 
 absl::StatusOr<ChosenLayout> InFull(const DeviceSet& set, const LayoutShape& layout,
@@ -65,25 +78,17 @@ class NamedLayout {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<schedule::Schedule> ScheduleOn(const DeviceSet& set) {
-    FATHOM_ASSIGN_OR_RETURN(const CostsByLayer costs, set.costs->LayerCostsOf(layout_));
-    std::vector<schedule::StageCosts> stages;
-    for (const PartCosts& part : StagesOf(costs, layout_.stage_layers)) {
-      stages.push_back(part.costs);
-    }
-    return MakeFormSchedule(form_, layout_.parallelism.pipeline(),
-                            static_cast<int>(layout_.micro_batches), stages);
-  }
-
   absl::Status TryOn(const DeviceSet& set) {
     most_devices_ = std::max(most_devices_, set.devices);
     if (setting_.shape.ranks() > set.devices) return absl::OkStatus();
-    FATHOM_ASSIGN_OR_RETURN(schedule::Schedule schedule, ScheduleOn(set));
+    FATHOM_ASSIGN_OR_RETURN(schedule::Schedule schedule, ScheduleOn(set, layout_, form_));
     FATHOM_ASSIGN_OR_RETURN(auto memory, set.costs->MemoryOf(layout_, schedule));
     const int64_t peak = Largest(memory).peak_bytes();
     if (peak > set.costs->usable_bytes()) {
-      if (too_large_ == nullptr) too_large_ = &set;
-      needed_bytes_ = peak;
+      if (too_large_ == nullptr) {
+        too_large_ = &set;
+        needed_bytes_ = peak;
+      }
       return absl::OkStatus();
     }
     FATHOM_ASSIGN_OR_RETURN(ChosenLayout chosen,
@@ -128,11 +133,20 @@ class NamedLayout {
 // What the searches on all sets found.
 struct Found {
   const DeviceSet* set = nullptr;  // of the best; null: nothing fits
-  SearchResult result;             // of that set; `others` and counts of all
+  SearchResult result;  // of that set, with the bests of others; else of the set that came nearest
 };
+
+// Of what doesn't fit.
+int64_t LeastBytes(const SearchResult& result) {
+  return result.others.empty() ? std::numeric_limits<int64_t>::max()
+                               : result.others.front().peak_bytes;
+}
 
 absl::StatusOr<Found> SearchSets(const JobSetting& setting, const PredictOptions& options) {
   Found found;
+  int64_t considered = 0;
+  int64_t infeasible = 0;
+  std::vector<std::pair<const DeviceSet*, CostedLayout>> beaten;
   for (const DeviceSet& set : setting.sets) {
     if (set.devices == 0) continue;
     SearchRequest request;
@@ -144,46 +158,34 @@ absl::StatusOr<Found> SearchSets(const JobSetting& setting, const PredictOptions
     FATHOM_ASSIGN_OR_RETURN(
         SearchResult result,
         SearchLayouts(request, set.costs->Functions(setting.base.sequence_length)));
-    result.considered += found.result.considered;
-    result.infeasible += found.result.infeasible;
-    result.simulated += found.result.simulated;
-    const bool better = result.best.has_value() &&
-                        (found.set == nullptr || result.best->seconds < found.result.best->seconds);
-    const bool first = found.set == nullptr && found.result.considered == 0;
-    SearchResult& lost = better ? found.result : result;
-    std::optional<CostedLayout> beaten = lost.best;
-    const DeviceSet* beaten_set = better ? found.set : &set;
-    if (better || first) {
+    considered += result.considered;
+    infeasible += result.infeasible;
+    const bool fits = result.best.has_value();
+    if (found.set == nullptr ? fits || LeastBytes(result) < LeastBytes(found.result)
+                             : fits && result.best->seconds < found.result.best->seconds) {
+      if (found.set != nullptr) beaten.emplace_back(found.set, *found.result.best);
+      if (fits) found.set = &set;
       found.result = std::move(result);
-      if (better) found.set = &set;
-    } else {
-      found.result.considered = result.considered;
-      found.result.infeasible = result.infeasible;
-      found.result.simulated = result.simulated;
+    } else if (fits) {
+      beaten.emplace_back(&set, *std::move(result.best));
     }
-    if (beaten.has_value() && found.set != nullptr && beaten_set != nullptr &&
-        beaten_set != found.set) {
-      beaten->why = absl::StrCat(WhereText(*beaten_set), ": ", SecondsText(beaten->seconds),
-                                 " a step against ", SecondsText(found.result.best->seconds), " ",
-                                 WhereText(*found.set));
-      found.result.others.insert(found.result.others.begin(), *beaten);
-    }
+  }
+  found.result.considered = considered;
+  found.result.infeasible = infeasible;
+  for (auto& [set, layout] : beaten) {
+    layout.why =
+        absl::StrCat(WhereText(*set), ": ", SecondsText(layout.seconds), " a step against ",
+                     SecondsText(found.result.best->seconds), " ", WhereText(*found.set));
+    found.result.others.insert(found.result.others.begin(), std::move(layout));
   }
   return found;
 }
 
 absl::StatusOr<ChosenLayout> InFull(const Found& found) {
   const CostedLayout& best = *found.result.best;
-  const int pipeline = best.layout.parallelism.pipeline();
-  FATHOM_ASSIGN_OR_RETURN(const ScheduleForm form, FormOf(best.schedule, pipeline));
-  FATHOM_ASSIGN_OR_RETURN(const CostsByLayer costs, found.set->costs->LayerCostsOf(best.layout));
-  std::vector<schedule::StageCosts> stages;
-  for (const PartCosts& part : StagesOf(costs, best.layout.stage_layers)) {
-    stages.push_back(part.costs);
-  }
-  FATHOM_ASSIGN_OR_RETURN(
-      schedule::Schedule schedule,
-      MakeFormSchedule(form, pipeline, static_cast<int>(best.layout.micro_batches), stages));
+  FATHOM_ASSIGN_OR_RETURN(const ScheduleForm form,
+                          FormOf(best.schedule, best.layout.parallelism.pipeline()));
+  FATHOM_ASSIGN_OR_RETURN(schedule::Schedule schedule, ScheduleOn(*found.set, best.layout, form));
   FATHOM_ASSIGN_OR_RETURN(auto memory, found.set->costs->MemoryOf(best.layout, schedule));
   return InFull(*found.set, best.layout, std::move(schedule), std::move(memory));
 }

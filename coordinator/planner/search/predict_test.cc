@@ -309,11 +309,46 @@ TEST(Predict, PoolWhoseNameBeginsAnothers_HasItsOwnNodesOnly) {
   CheckInvariants(*predicted);
 }
 
+// Pools of so many nodes of H800 each.
+v1::ClusterDescription PoolsOf(const std::vector<int>& nodes) {
+  v1::ClusterDescription cluster = ClusterOf("h800", nodes[0]);
+  for (size_t i = 1; i < nodes.size(); ++i) {
+    v1::Pool& pool = *cluster.mutable_spec()->add_pools();
+    pool = cluster.spec().pools(0);
+    pool.set_name("pool-" + std::to_string(i));
+    pool.set_nodes(nodes[i]);
+  }
+  return cluster;
+}
+
+TEST(Predict, SearchOverSeveralPools_TellsTheBestOfEach) {
+  const auto predicted = Predict(JobOf("tiny", 0, 1, 1, 64), PoolsOf({1, 1, 2}), PredictOptions());
+  ASSERT_TRUE(predicted.ok()) << predicted.status();
+  std::string told;
+  for (const v1::Candidate& candidate : predicted->prediction.search().candidates()) {
+    told += candidate.why() + "\n";
+  }
+  int others = 0;
+  for (const char* where :
+       {"in pool all: ", "in pool pool-1: ", "in pool pool-2: ", "over all pools: "}) {
+    others += told.find(where) != std::string::npos ? 1 : 0;
+  }
+  EXPECT_EQ(others, 3) << told;
+}
+
+TEST(Predict, NothingFitsAnyPool_TellsTheLeastOverAll) {
+  const auto least = [](const v1::ClusterDescription& cluster) {
+    const auto predicted = Predict(JobOf("deepseek-v3", 0, 1, 1, 512), cluster, PredictOptions());
+    const std::string text(predicted.status().message());
+    return text.substr(text.find("the least is"),
+                       text.find(" on devices") - text.find("the least"));
+  };
+  EXPECT_EQ(least(PoolsOf({1, 2})), least(PoolsOf({3})));
+}
+
 TEST(Predict, SeveralPoolsAllTooSmall_SaysWhichWouldDoWithMoreNodes) {
-  v1::ClusterDescription mixed = ClusterOf("h800", 2);
-  *mixed.mutable_spec()->add_pools() = mixed.spec().pools(0);
-  mixed.mutable_spec()->mutable_pools(1)->set_name("other");
-  const auto predicted = Predict(JobOf("deepseek-v3", 2, 8, 1, 64), mixed, WithoutSearch());
+  const auto predicted =
+      Predict(JobOf("deepseek-v3", 2, 8, 1, 64), PoolsOf({2, 2}), WithoutSearch());
   EXPECT_EQ(predicted.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(predicted.status().message()),
               testing::ContainsRegex("on [0-9]+ nodes in pool all"));

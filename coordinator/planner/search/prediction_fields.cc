@@ -9,6 +9,7 @@
 #include "common/base/status_util.h"
 #include "common/model/model_cost.h"
 #include "common/model/parameter_layout.h"
+#include "coordinator/planner/cost/step_fields.h"
 #include "coordinator/planner/search/loss_reason.h"
 #include "coordinator/planner/search/step_limits.h"
 #include "coordinator/planner/survivability.h"
@@ -34,16 +35,14 @@ void FillParameters(const JobSetting& setting, v1::Prediction* prediction) {
   prediction->mutable_parameters()->set_mtp(count.mtp);
 }
 
-void FillRates(const JobSetting& setting, const ChosenLayout& chosen, v1::Prediction* prediction) {
+void FillRates(const JobSetting& setting, const ChosenLayout& chosen,
+               const RankPlacement& placement, v1::Prediction* prediction) {
   const cluster::Topology& topology = *chosen.set->topology;
   double peak = 0;   // FLOP/s of all devices
   double price = 0;  // dollars per hour of all devices
-  const auto placement = chosen.set->costs->PlacementOf(chosen.layout.parallelism);
-  if (placement.ok()) {
-    for (const RankPlacement::Place& place : (*placement)->places) {
-      peak += topology.profile_of(place.node).bf16_tflops() * kTera;
-      price += topology.pool_of(place.node).dollars_per_device_hour();
-    }
+  for (const RankPlacement::Place& place : placement.places) {
+    peak += topology.profile_of(place.node).bf16_tflops() * kTera;
+    price += topology.pool_of(place.node).dollars_per_device_hour();
   }
   const double devices = static_cast<double>(Ranks(chosen.layout));
   const double tokens = static_cast<double>(setting.sequences * setting.base.sequence_length);
@@ -81,47 +80,28 @@ int64_t ParametersOf(const model::ModelConfig& config, int64_t layer) {
   return sum;
 }
 
-void FillStages(const JobSetting& setting, const ChosenLayout& chosen, v1::Prediction* prediction) {
+void FillParametersAndOps(const JobSetting& setting, const ChosenLayout& chosen,
+                          v1::Prediction* prediction) {
   const model::ModelConfig& config = setting.config;
-  int64_t layer = 0;
-  const int stages = static_cast<int>(chosen.step.stages.size());
-  for (int i = 0; i < stages; ++i) {
-    const StageTimes& times = chosen.step.stages[i];
-    v1::PredictedStage& stage = *prediction->add_stages();
-    stage.set_index(i);
-    stage.set_first_layer(layer);
-    stage.set_layer_count(chosen.layout.stage_layers[i]);
-    stage.set_has_embedding(i == 0);
-    stage.set_has_head(i == stages - 1);
-    stage.set_forward_s(times.costs.forward);
-    stage.set_backward_s(times.costs.backward);
-    stage.set_backward_input_s(times.costs.backward_input);
-    stage.set_weight_s(times.costs.weight);
-    stage.set_overlapped_s(times.costs.overlapped);
-    stage.set_compute_s(times.compute_s);
-    stage.set_communication_s(times.communication_s);
-    if (i + 1 < stages) stage.set_message_s(chosen.step.message_s);
-    int64_t parameters = i == 0 ? ParametersOf(config, model::kEmbeddingLayer) : 0;
-    for (int64_t n = 0; n < stage.layer_count(); ++n) parameters += ParametersOf(config, layer++);
-    for (int64_t n = 0; i == stages - 1 && n <= config.num_nextn_predict_layers; ++n) {
+  for (v1::PredictedStage& stage : *prediction->mutable_stages()) {
+    int64_t parameters = stage.has_embedding() ? ParametersOf(config, model::kEmbeddingLayer) : 0;
+    for (int64_t n = 0; n < stage.layer_count(); ++n) {
+      parameters += ParametersOf(config, stage.first_layer() + n);
+    }
+    for (int64_t n = 0; stage.has_head() && n <= config.num_nextn_predict_layers; ++n) {
       parameters += ParametersOf(config, config.num_hidden_layers + n);
     }
     stage.set_parameters(parameters);
-    for (const v1::PredictedOp& op : times.ops) *stage.add_ops() = op;
+    for (const v1::PredictedOp& op : chosen.step.stages[stage.index()].ops) *stage.add_ops() = op;
   }
 }
 
-void FillRanks(const ChosenLayout& chosen, v1::Prediction* prediction) {
+void FillMemory(const ChosenLayout& chosen, v1::Prediction* prediction) {
   const int64_t capacity = chosen.set->costs->capacity_bytes();
   for (size_t i = 0; i < chosen.memory.size(); ++i) {
-    const schedule::SimulatedRank& simulated = chosen.step.simulation.ranks[i];
-    v1::PredictedRank& rank = *prediction->add_ranks();
-    rank.set_pipeline_rank(static_cast<int32_t>(i));
-    rank.set_busy_s(simulated.busy);
-    rank.set_idle_s(simulated.idle);
-    rank.set_peak_activations(simulated.peak_live);
-    *rank.mutable_memory() = chosen.memory[i];
-    rank.mutable_memory()->set_capacity_bytes(capacity);
+    v1::PredictedMemory& memory = *prediction->mutable_ranks(static_cast<int>(i))->mutable_memory();
+    memory = chosen.memory[i];
+    memory.set_capacity_bytes(capacity);
   }
   *prediction->mutable_memory() = Largest(chosen.memory);
   prediction->mutable_memory()->set_capacity_bytes(capacity);
@@ -135,11 +115,8 @@ void AddAssumption(const char* name, std::string value, const char* source,
   assumption.set_source(source);
 }
 
-void FillAssumptions(const JobSetting& setting, const ChosenLayout& chosen,
-                     v1::Prediction* prediction) {
-  for (const v1::Assumption& assumption : chosen.step.assumptions) {
-    *prediction->add_assumptions() = assumption;
-  }
+void AddAssumptions(const JobSetting& setting, const ChosenLayout& chosen,
+                    v1::Prediction* prediction) {
   AddAssumption("memory left unused",
                 BytesText(static_cast<double>(chosen.set->costs->capacity_bytes() -
                                               chosen.set->costs->usable_bytes())),
@@ -193,17 +170,6 @@ double GpuHoursPerTrillionTokens(double devices, double step_seconds, double tok
   return devices * step_seconds / kSecondsPerHour * (kTrillion / tokens_per_step);
 }
 
-v1::PredictedLayout ToProto(const LayoutShape& layout, const std::string& schedule) {
-  v1::PredictedLayout proto;
-  *proto.mutable_parallelism() = layout.parallelism;
-  proto.set_schedule(schedule);
-  proto.set_micro_batches(layout.micro_batches);
-  proto.set_micro_batch_sequences(layout.micro_batch_sequences);
-  proto.set_recomputation(ToString(layout.recomputation));
-  for (int64_t layers : layout.stage_layers) proto.add_stage_layers(layers);
-  return proto;
-}
-
 absl::StatusOr<PredictedJob> FillPrediction(const JobSetting& setting, const ChosenLayout& chosen) {
   FATHOM_ASSIGN_OR_RETURN(const RankPlacement* placement,
                           chosen.set->costs->PlacementOf(chosen.layout.parallelism));
@@ -217,16 +183,15 @@ absl::StatusOr<PredictedJob> FillPrediction(const JobSetting& setting, const Cho
       StatisticsOf(chosen.layout.parallelism, *placement, *chosen.set->topology);
   prediction.mutable_layout()->set_nodes(statistics.nodes);
   prediction.mutable_layout()->set_leaves_per_expert_group(statistics.leaves_per_expert_group);
-  prediction.mutable_step()->set_seconds(chosen.step.seconds);
-  *prediction.mutable_step()->mutable_breakdown() = chosen.step.breakdown;
-  FillRates(setting, chosen, &prediction);
-  FillStages(setting, chosen, &prediction);
-  FillRanks(chosen, &prediction);
+  FillRates(setting, chosen, *placement, &prediction);
+  FillStep(chosen.layout, chosen.step, &prediction);
+  FillParametersAndOps(setting, chosen, &prediction);
+  FillMemory(chosen, &prediction);
   for (const std::string& limit : StepLimits(chosen.layout, chosen.step, prediction.memory(),
                                              chosen.set->costs->usable_bytes())) {
     prediction.add_limits(limit);
   }
-  FillAssumptions(setting, chosen, &prediction);
+  AddAssumptions(setting, chosen, &prediction);
   *prediction.mutable_survivability() = SurvivabilityOf(
       chosen.layout.parallelism, setting.config.n_routed_experts,
       setting.job.spec().recovery().snapshot_every_steps(), *placement, *chosen.set->topology);

@@ -24,8 +24,6 @@ struct ChosenLayout {
 
 absl::StatusOr<PredictedJob> FillPrediction(const JobSetting& setting, const ChosenLayout& chosen);
 
-v1::PredictedLayout ToProto(const LayoutShape& layout, const std::string& schedule);
-
 // Of a job's tokens, at so long a step.
 double GpuHoursPerTrillionTokens(double devices, double step_seconds, double tokens_per_step);
 

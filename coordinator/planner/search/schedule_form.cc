@@ -82,16 +82,4 @@ bool RunByRanks(const std::string& kind, model::Recomputation recomputation) {
          recomputation == model::Recomputation::kSelective;
 }
 
-std::string ToString(model::Recomputation recomputation) {
-  switch (recomputation) {
-    case model::Recomputation::kNone:
-      return "none";
-    case model::Recomputation::kSelective:
-      return "selective";
-    case model::Recomputation::kFull:
-      return "full";
-  }
-  return "";
-}
-
 }  // namespace fathom::planner

@@ -23,7 +23,6 @@ struct ScheduleForm {
   bool pairs = false;     // overlaps forwards with backwards
   bool mirrored = false;  // a rank's two stages are i and S-1-i of S
 
-  int stages_held() const { return chunks * directions; }
   int stages(int pipeline) const { return chunks * pipeline; }
 };
 
@@ -43,8 +42,6 @@ absl::StatusOr<schedule::Schedule> MakeFormSchedule(
 
 // Whether worker/engine runs it: DualPipe or a pipeline of one, with selective recomputation.
 bool RunByRanks(const std::string& kind, model::Recomputation recomputation);
-
-std::string ToString(model::Recomputation recomputation);  // "none", "selective", "full"
 
 }  // namespace fathom::planner
 

@@ -9,6 +9,7 @@
 #include "absl/types/optional.h"
 #include "common/base/limits.h"
 #include "common/base/status_util.h"
+#include "coordinator/planner/cost/step_fields.h"
 #include "coordinator/planner/search/loss_reason.h"
 #include "coordinator/planner/search/schedule_form.h"
 #include "coordinator/planner/stage_split.h"
@@ -40,12 +41,7 @@ absl::StatusOr<std::optional<Suggestion>> Try(const SuggestionRequest& request, 
   Suggestion suggestion;
   suggestion.peak_bytes = Largest(memory).peak_bytes();
   if (suggestion.peak_bytes > costs->usable_bytes()) return std::optional<Suggestion>();
-  *suggestion.layout.mutable_parallelism() = shape.parallelism;
-  suggestion.layout.set_schedule(form.kind);
-  suggestion.layout.set_micro_batches(shape.micro_batches);
-  suggestion.layout.set_micro_batch_sequences(shape.micro_batch_sequences);
-  suggestion.layout.set_recomputation(ToString(layout.recomputation));
-  for (int64_t layers : layout.stage_layers) suggestion.layout.add_stage_layers(layers);
+  suggestion.layout = ToProto(layout, form.kind);
   return std::optional<Suggestion>(std::move(suggestion));
 }
 
