@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "cli/find_program.h"
 #include "cli/render.h"
 #include "cli/value.h"
@@ -19,6 +20,7 @@
 #include "common/base/config_loader.h"
 #include "common/base/errno_status.h"
 #include "common/base/status_util.h"
+#include "coordinator/planner/calibration/sharing_fit.h"
 #include "proto/fathom/v1/hardware.pb.h"
 
 namespace fathom::cli {
@@ -78,6 +80,24 @@ Value ValueOf(const std::string& file, const v1::OpTimes& times) {
   return value;
 }
 
+std::string SharingSummary(const std::vector<planner::FittedGroup>& groups,
+                           const v1::OpTimes& times) {
+  if (groups.empty()) return "";
+  std::string out = absl::StrFormat("%-24s %12s %12s %8s %12s %12s\n", "several ranks",
+                                    "measured ms", "fitted ms", "error", "core ms", "fitted ms");
+  for (const planner::FittedGroup& group : groups) {
+    absl::StrAppendFormat(&out, "%-24s %12.3f %12.3f %+7.1f%% %12.3f %12.3f\n", group.name,
+                          1e3 * group.measured_s, 1e3 * group.fitted_s,
+                          100 * (group.fitted_s / group.measured_s - 1),
+                          1e3 * group.measured_core_s, 1e3 * group.fitted_core_s);
+  }
+  absl::StrAppendFormat(&out,
+                        "work takes %.2f times as long while %d cores are busy, and %.2f times "
+                        "that while ranks take turns\n",
+                        times.busy_slowdown(), times.cores(), times.turns_slowdown());
+  return out;
+}
+
 }  // namespace
 
 absl::Status RunProfileMachine(const ProfileMachineOptions& options, Session& session) {
@@ -98,8 +118,12 @@ absl::Status RunProfileMachine(const ProfileMachineOptions& options, Session& se
   FATHOM_ASSIGN_OR_RETURN(const std::string summary, OutputOf(command));
   v1::DeviceProfile profile;
   FATHOM_RETURN_IF_ERROR(LoadYamlFile(file, &profile));
+  FATHOM_ASSIGN_OR_RETURN(const std::vector<planner::FittedGroup> groups,
+                          planner::FitSharing(profile.mutable_op_times()));
+  FATHOM_RETURN_IF_ERROR(WriteFileAtomically(file, fathom::ToYaml(profile)));
   if (session.for_people()) {
-    session.out() << summary;
+    session.out() << summary << SharingSummary(groups, profile.op_times()) << "written to " << file
+                  << "\n";
   } else {
     session.out() << RenderOne(file, ValueOf(file, profile.op_times()), session.format());
   }

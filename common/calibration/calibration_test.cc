@@ -1,16 +1,46 @@
 // The counts of a step, and the formula of op times.
 #include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "common/calibration/least_squares.h"
 #include "common/calibration/op_time_formula.h"
 #include "common/calibration/step_work.h"
 #include "common/model/model_config.h"
 #include "common/model/parameter_layout.h"
 #include "common/model/precision_recipe.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 namespace fathom::calibration {
 namespace {
+
+using ::testing::DoubleNear;
+using ::testing::ElementsAre;
+
+TEST(LeastSquaresTest, ExactEquations_GiveTheirSolution) {
+  std::vector<Equation> equations;
+  for (const auto& [a, b] : {std::pair(1.0, 5.0), {2.0, 1.0}, {4.0, 9.0}, {1e3, 2.0}}) {
+    equations.push_back({{1, a, 1e9 * b}, 7 + 3 * a + 2 * b, 1 / a});
+  }
+  EXPECT_THAT(NonNegativeLeastSquares(equations),
+              ElementsAre(DoubleNear(7, 1e-6), DoubleNear(3, 1e-6), DoubleNear(2e-9, 1e-15)));
+}
+
+TEST(LeastSquaresTest, CoefficientThatWouldBeNegative_IsZeroAndTheRestFitsAnew) {
+  // y = 10 - x at 1, 2, 3: without a slope, the mean is best.
+  const std::vector<Equation> equations = {{{1, 1}, 9, 1}, {{1, 2}, 8, 1}, {{1, 3}, 7, 1}};
+  EXPECT_THAT(NonNegativeLeastSquares(equations),
+              ElementsAre(DoubleNear(8, 1e-9), DoubleNear(0, 0)));
+}
+
+TEST(LeastSquaresTest, ColumnsThatAreAlike_DoNoHarm) {
+  const std::vector<Equation> equations = {{{1, 2, 0}, 3, 1}, {{2, 4, 0}, 6, 1}};
+  const std::vector<double> x = NonNegativeLeastSquares(equations);
+  EXPECT_THAT(x[0] + 2 * x[1], DoubleNear(3, 1e-9));
+  EXPECT_TRUE(NonNegativeLeastSquares({}).empty());
+}
 
 model::ModelConfig Preset(const std::string& name) {
   v1::ModelSpec spec;

@@ -20,7 +20,6 @@
 #include "gtest/gtest.h"
 #include "kernels/ops.h"
 #include "worker/calibration/core_clock.h"
-#include "worker/calibration/least_squares.h"
 #include "worker/calibration/message_probe.h"
 #include "worker/calibration/metered_ops.h"
 #include "worker/calibration/op_fit.h"
@@ -31,30 +30,6 @@ namespace fathom::calibration {
 namespace {
 
 using ::testing::DoubleNear;
-using ::testing::ElementsAre;
-
-TEST(LeastSquaresTest, ExactEquations_GiveTheirSolution) {
-  std::vector<Equation> equations;
-  for (const auto& [a, b] : {std::pair(1.0, 5.0), {2.0, 1.0}, {4.0, 9.0}, {1e3, 2.0}}) {
-    equations.push_back({{1, a, 1e9 * b}, 7 + 3 * a + 2 * b, 1 / a});
-  }
-  EXPECT_THAT(NonNegativeLeastSquares(equations),
-              ElementsAre(DoubleNear(7, 1e-6), DoubleNear(3, 1e-6), DoubleNear(2e-9, 1e-15)));
-}
-
-TEST(LeastSquaresTest, CoefficientThatWouldBeNegative_IsZeroAndTheRestFitsAnew) {
-  // y = 10 - x at 1, 2, 3: without a slope, the mean is best.
-  const std::vector<Equation> equations = {{{1, 1}, 9, 1}, {{1, 2}, 8, 1}, {{1, 3}, 7, 1}};
-  EXPECT_THAT(NonNegativeLeastSquares(equations),
-              ElementsAre(DoubleNear(8, 1e-9), DoubleNear(0, 0)));
-}
-
-TEST(LeastSquaresTest, ColumnsThatAreAlike_DoNoHarm) {
-  const std::vector<Equation> equations = {{{1, 2, 0}, 3, 1}, {{2, 4, 0}, 6, 1}};
-  const std::vector<double> x = NonNegativeLeastSquares(equations);
-  EXPECT_THAT(x[0] + 2 * x[1], DoubleNear(3, 1e-9));
-  EXPECT_TRUE(NonNegativeLeastSquares({}).empty());
-}
 
 TEST(OpFitTest, TypicalSeconds_LeavesInterruptedCallsOut) {
   EXPECT_THAT(TypicalSeconds({1, 1.25f, 1.5f, 1.25f, 400}), DoubleNear(1.25, 1e-6));
@@ -75,8 +50,7 @@ TEST(OpFitTest, CallsByTheFormula_AreFoundAgain) {
       }
     }
   }
-  const OpSamples* runs[] = {&samples};
-  const std::vector<v1::OpTime> fitted = FitOps(runs, 0);
+  const std::vector<v1::OpTime> fitted = FitOps({TypicalOf(samples, 0, 1)});
   ASSERT_EQ(fitted.size(), 1u);
   EXPECT_EQ(fitted[0].op(), "Gemm");
   EXPECT_EQ(fitted[0].format(), "fp32");
@@ -93,12 +67,27 @@ TEST(OpFitTest, SizesThatCachesDontHold_GetTheirFactor) {
     const double factor = power > 18 ? 3 : 1;
     samples[shape] = {static_cast<float>(1e-6 + 1e-10 * factor * shape.bytes)};
   }
-  const OpSamples* runs[] = {&samples};
-  const v1::OpTime fitted = FitOps(runs, 0)[0];
+  const v1::OpTime fitted = FitOps({TypicalOf(samples, 0, 1)})[0];
   for (const double bytes : {4096.0, 65536.0, 4194304.0}) {
     const double right = 1e-6 + 1e-10 * (bytes > 262144 ? 3 : 1) * bytes;
     EXPECT_NEAR(SecondsOf(fitted, {.count = 1, .bytes = bytes}) / right, 1, 0.35) << bytes;
   }
+}
+
+TEST(OpFitTest, RoundsOnASlowerMachine_CountNoMoreThanOthers) {
+  const OpShape add = {"Add", model::Format::kFp32, 1, 64, 1, 0, 768};
+  const OpShape copy = {"Copy", model::Format::kFp32, 1, 64, 1, 0, 512};
+  const TypicalCalls rounds[] = {
+      TypicalOf({{add, {2, 2}}, {copy, {1, 1, 1, 1}}}, 0, 2),
+      TypicalOf({{add, {200, 200}}, {copy, {100, 100, 100, 100}}}, 0, 2),
+      TypicalOf({{add, {4, 4}}, {copy, {3, 3, 3, 3}}}, 1, 2),
+  };
+  const TypicalCalls typical = MedianOf(rounds);
+  EXPECT_EQ(typical.at(add).seconds, 3);
+  EXPECT_EQ(typical.at(add).calls, 1);
+  EXPECT_EQ(typical.at(copy).seconds, 2);
+  EXPECT_EQ(typical.at(copy).calls, 2);
+  EXPECT_EQ(TotalSeconds(typical), 1 * 3 + 2 * 2);
 }
 
 TEST(MeteredOpsTest, SwitchedOff_MeasuresNothingAndComputesTheSame) {
@@ -251,12 +240,14 @@ TEST(ProfileRunTest, ShortProfile_HasAnEntryForEveryOpOfAJobItHasNotSeen) {
   ProfileOptions options;
   options.scratch_folder = testing::TempDir();
   options.precisions = {"fp32"};
+  options.rounds = 2;
   options.steps = 1;
+  options.cores = 2;
   options.machine = "a test's machine";
   int told = 0;
   const auto profiled = RunProfile(options, &clock, [&](absl::string_view) { ++told; });
   ASSERT_TRUE(profiled.ok()) << profiled.status();
-  EXPECT_GT(told, 2);
+  EXPECT_EQ(told, 2);
   EXPECT_TRUE(cluster::CheckProfile(profiled->profile).ok())
       << cluster::CheckProfile(profiled->profile);
   const v1::OpTimes& times = profiled->profile.op_times();
@@ -269,8 +260,13 @@ TEST(ProfileRunTest, ShortProfile_HasAnEntryForEveryOpOfAJobItHasNotSeen) {
     EXPECT_GT(seconds, 0) << name;
     EXPECT_LT(seconds, 1) << name;
   }
-  EXPECT_GE(times.busy_slowdown(), 1);
-  EXPECT_GE(times.turns_slowdown(), 1);
+  EXPECT_GT(times.expert_load_spread(), 0);
+  EXPECT_EQ(times.group_runs_size(), 3 * 3);  // shapes and layouts
+  for (const v1::GroupRun& run : times.group_runs()) {
+    EXPECT_GT(run.step_seconds(), 0);
+    EXPECT_GT(run.core_seconds(), run.alone_core_seconds());
+    EXPECT_EQ(run.stage_layers_size(), run.spec().parallelism().pipeline());
+  }
   const std::string summary = SummaryOf(*profiled);
   for (const ProfiledRun& run : profiled->runs) {
     EXPECT_GT(run.measured_s, 0);

@@ -1,7 +1,9 @@
 // fathom-profile: measures this machine's CPU ranks and writes the device profile by which the
 // planner predicts steps on them.
 //
-//   fathom-profile -o cpu-profile.yaml [--precision fp32]... [--steps N]
+// `fathomctl profile` runs it, and fits what several ranks do to each other.
+//
+//   fathom-profile -o cpu-profile.yaml [--precision fp32]... [--rounds N]
 #include <unistd.h>
 
 #include <cstdio>
@@ -53,8 +55,8 @@ bool Parse(int argc, char** argv, Arguments* out) {
       out->output = value;
     } else if (flag == "--precision") {
       out->options.precisions.push_back(value);
-    } else if (flag != "--steps" || !absl::SimpleAtoi(value, &out->options.steps) ||
-               out->options.steps < 1) {
+    } else if (flag != "--rounds" || !absl::SimpleAtoi(value, &out->options.rounds) ||
+               out->options.rounds < 1) {
       return false;
     }
   }
@@ -80,7 +82,6 @@ absl::Status Run(Arguments arguments) {
   FATHOM_RETURN_IF_ERROR(
       fathom::WriteFileAtomically(arguments.output, fathom::ToYaml(profiled->profile)));
   std::fputs(fathom::calibration::SummaryOf(*profiled).c_str(), stdout);
-  std::printf("written to %s\n", arguments.output.c_str());
   return absl::OkStatus();
 }
 
@@ -89,7 +90,7 @@ absl::Status Run(Arguments arguments) {
 int main(int argc, char** argv) {
   Arguments arguments;
   if (!Parse(argc, argv, &arguments)) {
-    std::fprintf(stderr, "usage: fathom-profile -o FILE [--precision NAME]... [--steps N]\n");
+    std::fprintf(stderr, "usage: fathom-profile -o FILE [--precision NAME]... [--rounds N]\n");
     return kExitUsage;
   }
   const absl::Status status = Run(std::move(arguments));

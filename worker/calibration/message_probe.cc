@@ -1,6 +1,7 @@
 #include "worker/calibration/message_probe.h"
 
 #include <algorithm>
+#include <cstring>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -12,6 +13,7 @@
 #include "common/base/hash.h"
 #include "common/base/status_util.h"
 #include "worker/calibration/core_clock.h"
+#include "worker/calibration/op_fit.h"
 #include "worker/transport/channel.h"
 #include "worker/transport/channel_layout.h"
 #include "worker/transport/collectives.h"
@@ -26,6 +28,8 @@ constexpr uint64_t kLargeBytes = uint64_t{256} << 10;
 constexpr int kLargeMessages = 192;  // 48 MiB: state comes from memory, not from caches
 constexpr int kLargeSlots = 32;
 constexpr int kSmallMessages = 2000;
+constexpr int kPausedMessages = 100;
+constexpr absl::Duration kPause = absl::Microseconds(300);
 constexpr int kRounds = 3;  // the best counts: less was in its way
 constexpr size_t kReduceElements = size_t{4} << 20;
 constexpr size_t kHashBytes = size_t{16} << 20;
@@ -109,6 +113,39 @@ absl::Status PingPong(RankPair* pair) {
   return RunBoth(body(0), body(1), pair);
 }
 
+// Each rank works for a while before it sends, so that the other one's core has gone to sleep:
+// seconds from sending to going on, the median.
+absl::StatusOr<double> PausedSeconds(const Clock* clock, RankPair* pair) {
+  std::vector<double> delays[2];  // by receiver
+  const auto body = [&](int self) {
+    return [&delays, clock, self](ChannelSet* channels) -> absl::Status {
+      for (int i = 0; i < kPausedMessages; ++i) {
+        if (self == i % 2) {
+          const absl::Duration start = clock->Steady();
+          while (clock->Steady() - start < kPause) {
+          }
+          const int64_t sent = absl::ToInt64Nanoseconds(clock->Steady());
+          FATHOM_RETURN_IF_ERROR(
+              channels->sender("probe", 1 - self)
+                  ->Send({reinterpret_cast<const std::byte*>(&sent), sizeof(sent)}));
+        } else {
+          transport::ChannelReceiver* from = channels->receiver("probe", 1 - self);
+          FATHOM_ASSIGN_OR_RETURN(const absl::Span<const std::byte> message, from->Receive());
+          const absl::Duration now = clock->Steady();
+          int64_t sent = 0;
+          std::memcpy(&sent, message.data(), sizeof(sent));
+          delays[self].push_back(absl::ToDoubleSeconds(now - absl::Nanoseconds(sent)));
+          FATHOM_RETURN_IF_ERROR(from->Release());
+        }
+      }
+      return absl::OkStatus();
+    };
+  };
+  FATHOM_RETURN_IF_ERROR(RunBoth(body(0), body(1), pair));
+  delays[0].insert(delays[0].end(), delays[1].begin(), delays[1].end());
+  return Median(std::move(delays[0]));
+}
+
 absl::Status Stream(absl::Span<const std::byte> state, RankPair* pair) {
   return RunBoth(
       [&](ChannelSet* channels) -> absl::Status {
@@ -150,21 +187,20 @@ absl::StatusOr<MessageTimes> ProbeMessages(Wire wire, const Clock* clock) {
   const std::vector<std::byte> state(kLargeMessages * kLargeBytes, std::byte{1});
   FATHOM_RETURN_IF_ERROR(PingPong(&pair));  // warm
   FATHOM_RETURN_IF_ERROR(Stream(state, &pair));
-  MessageTimes best = {1, 1, 1};
+  MessageTimes best = {1, 1, 0};
   for (int round = 0; round < kRounds; ++round) {
     double core = ProcessCoreSeconds();
-    const absl::Duration start = clock->Steady();
     FATHOM_RETURN_IF_ERROR(PingPong(&pair));
-    const double wall = absl::ToDoubleSeconds(clock->Steady() - start) / kSmallMessages;
     const double each = (ProcessCoreSeconds() - core) / kSmallMessages;
     best.seconds_per_message = std::min(best.seconds_per_message, each);
-    best.latency_seconds = std::min(best.latency_seconds, std::max(0.0, wall - each));
     core = ProcessCoreSeconds();
     FATHOM_RETURN_IF_ERROR(Stream(state, &pair));
     const double stream = ProcessCoreSeconds() - core - kLargeMessages * best.seconds_per_message;
     best.seconds_per_byte = std::min(
         best.seconds_per_byte, std::max(0.0, stream) / (kLargeMessages * double{kLargeBytes}));
   }
+  FATHOM_ASSIGN_OR_RETURN(const double paused, PausedSeconds(clock, &pair));
+  best.latency_seconds = std::max(0.0, paused - best.seconds_per_message);
   return best;
 }
 

@@ -11,7 +11,7 @@ namespace fathom::calibration {
 struct MessageTimes {
   double seconds_per_message = 0;  // of a core
   double seconds_per_byte = 0;     // of a core
-  double latency_seconds = 0;      // until the receiver runs, beyond that
+  double latency_seconds = 0;      // until a receiver that slept runs, beyond that
 };
 
 enum class Wire : uint8_t { kShm, kTcp };

@@ -6,9 +6,9 @@
 #include <string>
 #include <utility>
 
+#include "common/calibration/least_squares.h"
 #include "common/calibration/op_time_formula.h"
 #include "common/calibration/op_time_names.h"
-#include "worker/calibration/least_squares.h"
 
 namespace fathom::calibration {
 namespace {
@@ -121,23 +121,41 @@ double TypicalSeconds(std::vector<float> samples) {
   return sum / static_cast<double>(count);
 }
 
-double TotalSeconds(const OpSamples& samples, double meter_seconds) {
-  double seconds = 0;
+TypicalCalls TypicalOf(const OpSamples& samples, double meter_seconds, int64_t steps) {
+  TypicalCalls out;
   for (const auto& [shape, calls] : samples) {
-    const double each = std::max(kLeastSeconds, TypicalSeconds(calls) - meter_seconds);
-    seconds += each * static_cast<double>(calls.size());
+    out[shape] = {std::max(kLeastSeconds, TypicalSeconds(calls) - meter_seconds),
+                  static_cast<double>(calls.size()) / static_cast<double>(steps)};
   }
+  return out;
+}
+
+TypicalCalls MedianOf(absl::Span<const TypicalCalls> rounds) {
+  absl::flat_hash_map<OpShape, std::vector<double>> seconds;
+  TypicalCalls out;
+  for (const TypicalCalls& round : rounds) {
+    for (const auto& [shape, call] : round) {
+      seconds[shape].push_back(call.seconds);
+      out[shape].calls += call.calls / static_cast<double>(rounds.size());
+    }
+  }
+  for (auto& [shape, call] : out) call.seconds = Median(std::move(seconds[shape]));
+  return out;
+}
+
+double TotalSeconds(const TypicalCalls& calls) {
+  double seconds = 0;
+  for (const auto& [shape, call] : calls) seconds += call.seconds * call.calls;
   return seconds;
 }
 
-std::vector<v1::OpTime> FitOps(absl::Span<const OpSamples* const> runs, double meter_seconds) {
+std::vector<v1::OpTime> FitOps(absl::Span<const TypicalCalls> runs) {
   std::map<std::pair<std::string, std::string>, std::vector<Point>> by_op;
-  for (const OpSamples* run : runs) {
+  for (const TypicalCalls& run : runs) {
     std::map<std::pair<std::string, std::string>, std::vector<Point>> of_run;
-    for (const auto& [shape, calls] : *run) {
-      const double seconds = std::max(kLeastSeconds, TypicalSeconds(calls) - meter_seconds);
+    for (const auto& [shape, call] : run) {
       of_run[{std::string(shape.op), std::string(FormatName(shape.format))}].push_back(
-          {shape, seconds, seconds * static_cast<double>(calls.size())});
+          {shape, call.seconds, call.seconds * call.calls});
     }
     for (auto& [name, points] : of_run) {
       double total = 0;
@@ -151,6 +169,13 @@ std::vector<v1::OpTime> FitOps(absl::Span<const OpSamples* const> runs, double m
   std::vector<v1::OpTime> out;
   for (const auto& [name, points] : by_op) out.push_back(Fit(name.first, name.second, points));
   return out;
+}
+
+double Median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  const size_t half = values.size() / 2;
+  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
 }
 
 }  // namespace fathom::calibration

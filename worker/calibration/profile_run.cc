@@ -2,170 +2,34 @@
 
 #include <algorithm>
 #include <cmath>
-#include <memory>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/base/status_util.h"
-#include "common/calibration/op_time_formula.h"
+#include "common/calibration/least_squares.h"
 #include "common/calibration/op_time_names.h"
-#include "common/calibration/step_work.h"
 #include "common/cluster/device_profiles.h"
-#include "common/model/layer_ops.h"
-#include "common/model/model_config.h"
 #include "common/model/precision_recipe.h"
-#include "common/plan/job_resolve.h"
 #include "worker/calibration/core_clock.h"
-#include "worker/calibration/least_squares.h"
 #include "worker/calibration/message_probe.h"
 #include "worker/calibration/op_fit.h"
+#include "worker/calibration/profile_jobs.h"
+#include "worker/calibration/step_counts.h"
 #include "worker/calibration/training_run.h"
 
 namespace fathom::calibration {
 namespace {
 
 constexpr int64_t kTokens = 200'000;
-// So that what else the machine does meanwhile falls on all shapes alike.
-constexpr int kRounds = 2;
 constexpr char kTokenFile[] = "calibration-tokens.bin";
 
-// A model to train, of a size between others.
-struct Shape {
-  const char* name;
-  int64_t hidden, layers, ffn, expert_ffn, heads, q_rank, kv_rank, nope, rope, v, experts, top_k;
-  int64_t vocabulary, sequence_length, sequences, micro_batches;
-};
-constexpr Shape kShapes[] = {
-    {"hidden 24", 24, 4, 48, 16, 2, 16, 16, 8, 8, 8, 4, 2, 264, 20, 1, 12},
-    {"hidden 48", 48, 4, 96, 32, 3, 24, 16, 16, 8, 16, 8, 2, 264, 48, 2, 6},
-    {"hidden 96", 96, 4, 224, 64, 4, 48, 32, 16, 16, 24, 6, 2, 512, 96, 2, 4},
-    {"hidden 160", 160, 3, 320, 80, 4, 80, 48, 32, 16, 32, 12, 3, 264, 224, 1, 3},
-    {"hidden 288", 288, 2, 512, 144, 6, 128, 96, 32, 32, 48, 4, 2, 320, 320, 1, 2},
-};
-
-v1::ModelSpec ModelOf(const Shape& shape) {
-  model::ModelConfig config;
-  config.vocab_size = shape.vocabulary;
-  config.hidden_size = shape.hidden;
-  config.num_hidden_layers = shape.layers;
-  config.first_k_dense_replace = 1;
-  config.intermediate_size = shape.ffn;
-  config.moe_intermediate_size = shape.expert_ffn;
-  config.num_attention_heads = shape.heads;
-  config.q_lora_rank = shape.q_rank;
-  config.kv_lora_rank = shape.kv_rank;
-  config.qk_nope_head_dim = shape.nope;
-  config.qk_rope_head_dim = shape.rope;
-  config.v_head_dim = shape.v;
-  config.n_routed_experts = shape.experts;
-  config.n_shared_experts = 1;
-  config.num_experts_per_tok = shape.top_k;
-  config.n_group = 2;
-  config.topk_group = 2;
-  config.routed_scaling_factor = 1;
-  config.num_nextn_predict_layers = 1;
-  config.initializer_range = 0.02;
-  return model::ToSpec(config, "");
-}
-
-absl::StatusOr<v1::JobSpec> SpecOf(const Shape& shape, const std::string& precision,
-                                   const std::string& token_file) {
-  v1::Job job;
-  job.set_api_version("fathom/v1");
-  job.set_kind("Job");
-  job.mutable_metadata()->set_name("profile");
-  v1::JobSpec& spec = *job.mutable_spec();
-  *spec.mutable_model() = ModelOf(shape);
-  spec.set_precision(precision);
-  spec.mutable_data()->set_token_file(token_file);
-  spec.mutable_data()->set_sequence_length(shape.sequence_length);
-  spec.mutable_training()->set_steps(1000);
-  spec.mutable_training()->set_micro_batches(shape.micro_batches);
-  spec.mutable_training()->set_micro_batch_sequences(shape.sequences);
-  FATHOM_ASSIGN_OR_RETURN(const v1::Job resolved, plan::ResolveJob(job));
-  return resolved.spec();
-}
-
-double Median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  const size_t half = values.size() / 2;
-  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
-}
-
+// Of one rank, by its thread's time.
 double StepSeconds(const MeasuredRank& rank) {
   std::vector<double> seconds;
   for (const v1::StepReport& step : rank.steps) seconds.push_back(step.seconds());
   return Median(std::move(seconds));
 }
-
-// What a step of one rank has to do, counted.
-struct StepCounts {
-  model::OpCalls ops;
-  double calls = 0;
-  double exchange_bytes = 0;
-  double moe_passes = 0;  // of a micro-batch through a MoE layer
-  double instructions = 0;
-  double hashed_bytes = 0;
-};
-
-void Append(const model::OpCalls& calls, int64_t times, StepCounts* counts) {
-  for (const model::OpCall& call : calls) {
-    model::OpCall many = call;
-    many.count *= times;
-    many.flops *= static_cast<double>(times);
-    many.bytes *= static_cast<double>(times);
-    counts->calls += static_cast<double>(many.count);
-    counts->ops.push_back(many);
-  }
-}
-
-absl::StatusOr<StepCounts> CountStep(const v1::JobSpec& spec) {
-  FATHOM_ASSIGN_OR_RETURN(const model::ModelConfig config, model::ResolveModel(spec.model()));
-  FATHOM_ASSIGN_OR_RETURN(const model::PrecisionRecipe recipe, model::FindRecipe(spec.precision()));
-  model::MicroBatchShape shape;
-  shape.sequences = spec.training().micro_batch_sequences();
-  shape.sequence_length = spec.data().sequence_length();
-  const int64_t micro_batches = spec.training().micro_batches();
-  StepCounts counts;
-  double moe_layers = 0;
-  const int64_t last = config.num_hidden_layers + config.num_nextn_predict_layers;
-  for (int64_t layer = -1; layer <= last; ++layer) {
-    const model::LayerOps ops = model::OpsOfLayer(config, layer, shape, recipe);
-    for (const model::PassOps* part : {&ops.attention, &ops.mlp, &ops.head}) {
-      Append(part->forward, micro_batches, &counts);
-      Append(part->backward_input, micro_batches, &counts);
-      Append(part->backward_weight, micro_batches, &counts);
-    }
-    const bool block = layer >= 0 && layer != config.num_hidden_layers;
-    if (block && (layer > config.num_hidden_layers || config.is_moe_layer(layer))) ++moe_layers;
-  }
-  const LayerExchange x = ExchangeOf(config, shape, recipe);
-  for (const ExchangeWork* way :
-       {&x.dispatch_forward, &x.combine_forward, &x.combine_backward, &x.dispatch_backward}) {
-    counts.exchange_bytes +=
-        moe_layers * static_cast<double>(micro_batches) * (way->post_bytes + way->receive_bytes);
-  }
-  counts.moe_passes = moe_layers * static_cast<double>(micro_batches);
-  JobShape job = {&config, &recipe, spec.parallelism(), {config.num_hidden_layers}};
-  const StepEnd end = StepEndOf(job, {0}, 1);
-  Append(end.ops, 1, &counts);
-  counts.hashed_bytes = static_cast<double>(2 * end.weight_bytes + end.state_bytes);
-  counts.instructions = 2 * static_cast<double>(micro_batches);
-  return counts;
-}
-
-// One shape in one precision, run.
-struct CalibrationRun {
-  std::string name;
-  TrainingRun training;
-  MeasuredRank measured;
-  StepCounts counts;
-  double step_s = 0;
-  double ops_s = 0;  // per step
-};
 
 v1::OpTime Entry(const char* op, double fixed, double per_byte) {
   v1::OpTime entry;
@@ -175,24 +39,66 @@ v1::OpTime Entry(const char* op, double fixed, double per_byte) {
   return entry;
 }
 
+bool IsHostCopy(const OpShape& shape) {
+  return shape.op == "CopyFromHost" || shape.op == "CopyToHost";
+}
+
 // Copies to and from the backend's memory are part of the token exchange, which counts them.
-double HostCopySeconds(const OpSamples& samples, double meter_seconds) {
-  OpSamples copies;
-  for (const auto& [shape, calls] : samples) {
-    if (shape.op == "CopyFromHost" || shape.op == "CopyToHost") copies[shape] = calls;
+void DropHostCopies(TypicalCalls* calls) {
+  for (auto at = calls->begin(); at != calls->end();) {
+    const auto here = at++;
+    if (IsHostCopy(here->first)) calls->erase(here);
   }
-  return TotalSeconds(copies, meter_seconds);
+}
+
+// One shape in one precision on one rank, by round.
+struct AloneRun {
+  std::string name;
+  TrainingRun training;
+  StepCounts counts;
+  std::vector<TypicalCalls> ops;
+  std::vector<double> step_s;
+};
+
+// Several ranks that train one of those together, by round.
+struct Group {
+  size_t alone = 0;  // index of the same job on one rank
+  TrainingRun training;
+  std::vector<int64_t> stage_layers;
+  std::vector<double> step_s;
+  std::vector<double> core_over_alone;
+};
+
+// A run of one rank, over all rounds.
+struct Typical {
+  TypicalCalls ops;
+  double ops_s = 0;
+  double step_s = 0;
+};
+
+Typical TypicalOfRounds(const AloneRun& run) {
+  Typical out;
+  out.ops = MedianOf(run.ops);
+  out.ops_s = TotalSeconds(out.ops);
+  // What is beside the ops: from steps and ops of the same round.
+  std::vector<double> over_ops;
+  for (size_t round = 0; round < run.ops.size(); ++round) {
+    over_ops.push_back(run.step_s[round] / TotalSeconds(run.ops[round]));
+  }
+  out.step_s = out.ops_s * Median(std::move(over_ops));
+  return out;
 }
 
 // What steps take beside ops and hashes: per call of an op, byte exchanged, instruction and step.
-void FitRest(const std::vector<CalibrationRun>& runs, double hash, v1::OpTimes* times) {
+void FitRest(const std::vector<AloneRun>& runs, const std::vector<Typical>& typical, double hash,
+             v1::OpTimes* times) {
   std::vector<Equation> equations;
-  for (const CalibrationRun& run : runs) {
-    const double rest = std::max(0.0, run.step_s - run.ops_s - hash * run.counts.hashed_bytes);
+  for (size_t i = 0; i < runs.size(); ++i) {
+    const StepCounts& counts = runs[i].counts;
+    const double step = typical[i].step_s;
+    const double rest = std::max(0.0, step - typical[i].ops_s - hash * counts.hashed_bytes);
     equations.push_back(
-        {{run.counts.calls, run.counts.exchange_bytes, run.counts.instructions, 1.0},
-         rest,
-         1 / (run.step_s * run.step_s)});
+        {{counts.calls, counts.exchange_bytes, counts.instructions, 1.0}, rest, 1 / (step * step)});
   }
   const std::vector<double> x = NonNegativeLeastSquares(equations);
   *times->add_ops() = Entry(kOverhead, x[0], 0);
@@ -202,152 +108,51 @@ void FitRest(const std::vector<CalibrationRun>& runs, double hash, v1::OpTimes* 
   *times->add_ops() = Entry(kHash, 0, hash);
 }
 
-// So many jobs of one rank at once: seconds of a step, the mean over jobs.
-absl::StatusOr<double> StepOfJobsAtOnce(const v1::JobSpec& spec, int jobs, int64_t steps,
-                                        const Clock* clock) {
-  std::vector<absl::StatusOr<MeasuredTraining>> results(jobs, absl::UnknownError("not run"));
-  std::vector<std::thread> threads;
-  for (int job = 0; job < jobs; ++job) {
-    threads.emplace_back([&, job] {
-      TrainingRun run;
-      run.spec = spec;
-      run.steps = steps;
-      results[job] = RunTraining(run, clock);
-    });
+// Standard deviation of the tokens that an expert gets, over the mean, from what two expert ranks
+// got at a time: the mean absolute deviation of half of the experts' sum, were they independent
+// and normal. 0: no call is known.
+double SpreadOfExperts(const OpSamples& of_one_rank, int64_t experts) {
+  double calls = 0;
+  double rows = 0;
+  for (const auto& [shape, samples] : of_one_rank) {
+    if (shape.op != "WeightedSwiGluForward") continue;
+    calls += static_cast<double>(samples.size());
+    rows += static_cast<double>(samples.size()) * static_cast<double>(shape.m);
   }
-  for (std::thread& thread : threads) thread.join();
-  double sum = 0;
-  for (const auto& result : results) {
-    FATHOM_RETURN_IF_ERROR(result.status());
-    sum += StepSeconds(result->ranks[0]);
+  if (calls == 0) return 0;
+  double deviation = 0;
+  for (const auto& [shape, samples] : of_one_rank) {
+    if (shape.op != "WeightedSwiGluForward") continue;
+    deviation +=
+        static_cast<double>(samples.size()) * std::abs(static_cast<double>(shape.m) - rows / calls);
   }
-  return sum / jobs;
+  return deviation / rows * std::sqrt(static_cast<double>(experts) * M_PI / 2);
 }
 
-// How cores that are busy together slow each other down.
-absl::Status MeasureSharing(const std::string& token_file, const ProfileOptions& options,
-                            const Clock* clock, v1::OpTimes* times) {
-  times->set_cores(options.cores);
-  times->set_busy_slowdown(1);
-  times->set_turns_slowdown(1);
-  std::vector<double> busy;
-  std::vector<double> turns;
-  for (const Shape& shape : {kShapes[2], kShapes[3]}) {
-    FATHOM_ASSIGN_OR_RETURN(const v1::JobSpec spec, SpecOf(shape, "fp32", token_file));
-    const int64_t steps = options.steps;
-    FATHOM_ASSIGN_OR_RETURN(const double one, StepOfJobsAtOnce(spec, 1, steps, clock));
-    double all = one;
-    if (options.cores > 1) {
-      FATHOM_ASSIGN_OR_RETURN(all, StepOfJobsAtOnce(spec, options.cores, steps, clock));
-    }
-    FATHOM_ASSIGN_OR_RETURN(const double twice,
-                            StepOfJobsAtOnce(spec, 2 * options.cores, steps, clock));
-    busy.push_back(all / one);
-    turns.push_back(twice / all);
-  }
-  times->set_busy_slowdown(std::max(1.0, Median(busy)));
-  times->set_turns_slowdown(std::max(1.0, Median(turns)));
-  return absl::OkStatus();
+// What messages and hashes cost, by round.
+struct Probes {
+  std::vector<MessageTimes> shm, tcp;
+  std::vector<double> reduce, hash;
+};
+
+template <typename Probe>
+double MedianOver(const std::vector<Probe>& probes, double Probe::*field) {
+  std::vector<double> values;
+  for (const Probe& probe : probes) values.push_back(probe.*field);
+  return Median(std::move(values));
 }
 
-// What ranks pay for going on after they waited for each other: the core time of a job of several
-// expert ranks, beyond what its ranks' steps and messages take, by the number of waits. `core`
-// counts each thread's time.
-absl::StatusOr<double> ProbeTurns(const std::string& token_file, const ProfileOptions& options,
-                                  const MessageTimes& shm, double busy_slowdown,
-                                  const Clock* core) {
-  constexpr int kExpertRanks = 2;
-  constexpr double kWaysOfTokens = 4;  // dispatch and combine, forward and backward
-  std::vector<double> found;
-  for (const Shape& shape : {kShapes[1], kShapes[2], kShapes[3]}) {
-    FATHOM_ASSIGN_OR_RETURN(v1::JobSpec spec, SpecOf(shape, "fp32", token_file));
-    FATHOM_ASSIGN_OR_RETURN(const StepCounts alone, CountStep(spec));
-    TrainingRun run;
-    run.spec = spec;
-    run.steps = options.steps;
-    FATHOM_ASSIGN_OR_RETURN(const MeasuredTraining one, RunTraining(run, core));
-    run.spec.mutable_parallelism()->set_expert(kExpertRanks);
-    FATHOM_ASSIGN_OR_RETURN(const MeasuredTraining several, RunTraining(run, core));
-    const double waits = kWaysOfTokens * alone.moe_passes;
-    const double messages = waits * shm.seconds_per_message +
-                            alone.exchange_bytes / kExpertRanks * shm.seconds_per_byte;
-    const double beyond =
-        several.core_seconds / kExpertRanks - busy_slowdown * one.core_seconds - messages;
-    found.push_back(std::max(0.0, beyond / waits));
-  }
-  return Median(std::move(found));
-}
-
-absl::Status ProbeRanks(const std::string& token_file, const ProfileOptions& options,
-                        const Clock* clock, const Clock* core, v1::OpTimes* times) {
-  FATHOM_ASSIGN_OR_RETURN(const MessageTimes shm, ProbeMessages(Wire::kShm, clock));
-  FATHOM_ASSIGN_OR_RETURN(const MessageTimes tcp, ProbeMessages(Wire::kTcp, clock));
-  FATHOM_ASSIGN_OR_RETURN(const double reduce, ProbeReduce(shm));
-  *times->add_ops() = Entry(kMessageShm, shm.seconds_per_message, shm.seconds_per_byte);
-  *times->add_ops() = Entry(kMessageTcp, tcp.seconds_per_message, tcp.seconds_per_byte);
-  *times->add_ops() = Entry(kLatencyShm, shm.latency_seconds, 0);
-  *times->add_ops() = Entry(kLatencyTcp, tcp.latency_seconds, 0);
-  *times->add_ops() = Entry(kReduce, 0, reduce);
-  FATHOM_ASSIGN_OR_RETURN(const double turn,
-                          ProbeTurns(token_file, options, shm, times->busy_slowdown(), core));
-  *times->add_ops() = Entry(kTurn, turn, 0);
-  return absl::OkStatus();
-}
-
-// What the op times say of a step that was measured for them.
-double FittedStep(const v1::OpTimes& times, const StepCounts& counts) {
-  double seconds = 0;
-  const auto add = [&](absl::string_view op, absl::string_view format, const CallSums& sums) {
-    for (const v1::OpTime& entry : times.ops()) {
-      if (entry.op() == op && entry.format() == format) seconds += SecondsOf(entry, sums);
-    }
+void AddProbes(const Probes& probes, v1::OpTimes* times) {
+  const auto add = [&](const char* message, const char* latency,
+                       const std::vector<MessageTimes>& wire) {
+    *times->add_ops() = Entry(message, MedianOver(wire, &MessageTimes::seconds_per_message),
+                              MedianOver(wire, &MessageTimes::seconds_per_byte));
+    *times->add_ops() = Entry(latency, MedianOver(wire, &MessageTimes::latency_seconds), 0);
   };
-  for (const model::OpCall& call : counts.ops) {
-    add(call.op, FormatName(call.format), SumsOf(call));
-  }
-  add(kOverhead, "", {.count = counts.calls});
-  add(kExchange, "", {.count = 0, .bytes = counts.exchange_bytes});
-  add(kInstruction, "", {.count = counts.instructions});
-  add(kHash, "", {.count = 0, .bytes = counts.hashed_bytes});
-  add(kStep, "", {.count = 1});
-  return seconds;
-}
-
-absl::StatusOr<std::vector<CalibrationRun>> RunShapes(
-    const std::string& token_file, const ProfileOptions& options, double meter_s,
-    const Clock* clock, const std::function<void(absl::string_view)>& progress) {
-  std::vector<std::string> precisions = options.precisions;
-  if (precisions.empty()) precisions = model::RecipeNames();
-  std::vector<CalibrationRun> runs;
-  for (const std::string& precision : precisions) {
-    for (const Shape& shape : kShapes) {
-      CalibrationRun& run = runs.emplace_back();
-      run.name = absl::StrCat(shape.name, " ", precision);
-      FATHOM_ASSIGN_OR_RETURN(run.training.spec, SpecOf(shape, precision, token_file));
-      run.training.steps = (options.steps + kRounds - 1) / kRounds;
-      run.training.meter_ops = true;
-      FATHOM_ASSIGN_OR_RETURN(run.counts, CountStep(run.training.spec));
-    }
-  }
-  for (int round = 1; round <= kRounds; ++round) {
-    progress(absl::StrCat("training ", runs.size(), " small jobs, round ", round, " of ", kRounds));
-    for (CalibrationRun& run : runs) {
-      FATHOM_ASSIGN_OR_RETURN(MeasuredTraining measured, RunTraining(run.training, clock));
-      run.measured.steps.insert(run.measured.steps.end(), measured.ranks[0].steps.begin(),
-                                measured.ranks[0].steps.end());
-      for (const auto& [op, calls] : measured.ranks[0].ops) {
-        std::vector<float>& all = run.measured.ops[op];
-        all.insert(all.end(), calls.begin(), calls.end());
-      }
-    }
-  }
-  for (CalibrationRun& run : runs) {
-    run.step_s = StepSeconds(run.measured);
-    run.ops_s =
-        (TotalSeconds(run.measured.ops, meter_s) - HostCopySeconds(run.measured.ops, meter_s)) /
-        static_cast<double>(run.measured.steps.size());
-  }
-  return runs;
+  add(kMessageShm, kLatencyShm, probes.shm);
+  add(kMessageTcp, kLatencyTcp, probes.tcp);
+  *times->add_ops() = Entry(kReduce, 0, Median(probes.reduce));
+  *times->add_ops() = Entry(kTurn, 0, 0);
 }
 
 // The built-in profile of a core with what was measured of this one.
@@ -365,34 +170,180 @@ absl::StatusOr<v1::DeviceProfile> FrameOf(const ProfileOptions& options) {
 
 }  // namespace
 
-absl::StatusOr<Profiled> RunProfile(const ProfileOptions& options, const Clock* clock,
-                                    const std::function<void(absl::string_view)>& progress) {
-  Profiled out;
-  FATHOM_ASSIGN_OR_RETURN(out.profile, FrameOf(options));
-  const std::string token_file = absl::StrCat(options.scratch_folder, "/", kTokenFile);
+class MachineProfile::Measured {
+ public:
+  Measured(const ProfileOptions& options, const Clock* clock)
+      : options_(options), clock_(clock), core_(clock), meter_s_(ProbeClock(&core_)) {}
+
+  absl::Status Prepare();
+  absl::Status RunRound();
+  absl::StatusOr<Profiled> Finish() const;
+
+ private:
+  absl::Status AddGroups(const ProfileShape& shape, const std::string& precision,
+                         const std::string& token_file);
+  absl::Status RunAlone(AloneRun* run);
+  absl::Status RunGroup(Group* group);
+  absl::Status Probe();
+
+  const ProfileOptions options_;
+  const Clock* const clock_;
+  const CoreClock core_;
+  const double meter_s_;
+  std::vector<AloneRun> alone_;
+  std::vector<Group> groups_;
+  std::vector<double> spreads_;
+  Probes probes_;
+};
+
+absl::Status MachineProfile::Measured::Prepare() {
+  const std::string token_file = absl::StrCat(options_.scratch_folder, "/", kTokenFile);
   FATHOM_RETURN_IF_ERROR(WriteCalibrationTokens(token_file, kTokens));
-  const CoreClock core(clock);
-  const double meter_s = ProbeClock(&core);
-  FATHOM_ASSIGN_OR_RETURN(const std::vector<CalibrationRun> runs,
-                          RunShapes(token_file, options, meter_s, &core, progress));
-  v1::OpTimes& times = *out.profile.mutable_op_times();
-  std::vector<const OpSamples*> samples;
-  for (const CalibrationRun& run : runs) samples.push_back(&run.measured.ops);
-  for (const v1::OpTime& entry : FitOps(samples, meter_s)) {
-    if (entry.op() != "CopyFromHost" && entry.op() != "CopyToHost") *times.add_ops() = entry;
+  std::vector<std::string> precisions = options_.precisions;
+  if (precisions.empty()) precisions = model::RecipeNames();
+  v1::Parallelism one;
+  for (const std::string& precision : precisions) {
+    for (const ProfileShape& shape : ProfileShapes()) {
+      AloneRun& run = alone_.emplace_back();
+      run.name = absl::StrCat(shape.name, " ", precision);
+      FATHOM_ASSIGN_OR_RETURN(run.training.spec, ProfileSpec(shape, precision, one, token_file));
+      run.training.warm_steps = 1;
+      run.training.steps = options_.steps;
+      run.training.meter_ops = true;
+      FATHOM_ASSIGN_OR_RETURN(run.counts, CountStep(run.training.spec));
+      for (const ProfileShape& grouped : GroupShapes()) {
+        if (grouped.name != shape.name) continue;
+        FATHOM_RETURN_IF_ERROR(AddGroups(shape, precision, token_file));
+      }
+    }
   }
-  progress("hashes");
-  const double hash = ProbeHash(&core);
-  FitRest(runs, hash, &times);
-  progress("several ranks at once, messages between them");
-  FATHOM_RETURN_IF_ERROR(MeasureSharing(token_file, options, &core, &times));
-  FATHOM_RETURN_IF_ERROR(ProbeRanks(token_file, options, clock, &core, &times));
-  times.set_machine(options.machine);
-  times.set_measured_ms(clock->WallMs());
-  for (const CalibrationRun& run : runs) {
-    out.runs.push_back({run.name, run.step_s, run.ops_s, FittedStep(times, run.counts)});
+  return absl::OkStatus();
+}
+
+// Of the last run of one rank.
+absl::Status MachineProfile::Measured::AddGroups(const ProfileShape& shape,
+                                                 const std::string& precision,
+                                                 const std::string& token_file) {
+  for (const v1::Parallelism& layout : GroupLayouts(options_.cores)) {
+    Group& group = groups_.emplace_back();
+    group.alone = alone_.size() - 1;
+    FATHOM_ASSIGN_OR_RETURN(group.training.spec, ProfileSpec(shape, precision, layout, token_file));
+    group.training.warm_steps = 1;
+    group.training.steps = options_.steps;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MachineProfile::Measured::RunAlone(AloneRun* run) {
+  FATHOM_ASSIGN_OR_RETURN(const MeasuredTraining measured, RunTraining(run->training, &core_));
+  TypicalCalls ops = TypicalOf(measured.ranks[0].ops, meter_s_, run->training.steps);
+  DropHostCopies(&ops);
+  run->ops.push_back(std::move(ops));
+  run->step_s.push_back(StepSeconds(measured.ranks[0]));
+  return absl::OkStatus();
+}
+
+absl::Status MachineProfile::Measured::RunGroup(Group* group) {
+  const v1::Parallelism& layout = group->training.spec.parallelism();
+  const bool first = group->step_s.empty();
+  FATHOM_ASSIGN_OR_RETURN(const MeasuredTraining measured, RunTraining(group->training, clock_));
+  group->step_s.push_back(StepSeconds(measured.ranks[0]));
+  group->core_over_alone.push_back(measured.core_seconds / alone_[group->alone].step_s.back());
+  if (!first) return absl::OkStatus();
+  for (const v1::Stage& stage : measured.plan.stages()) {
+    group->stage_layers.push_back(stage.layer_count());
+  }
+  if (layout.expert() != 2 || layout.pipeline() != 1) return absl::OkStatus();
+  // Where tokens go is the same in every round.
+  TrainingRun metered = group->training;
+  metered.meter_ops = true;
+  FATHOM_ASSIGN_OR_RETURN(const MeasuredTraining routed, RunTraining(metered, clock_));
+  spreads_.push_back(SpreadOfExperts(routed.ranks[0].ops, metered.spec.model().n_routed_experts()));
+  return absl::OkStatus();
+}
+
+absl::Status MachineProfile::Measured::Probe() {
+  FATHOM_ASSIGN_OR_RETURN(const MessageTimes shm, ProbeMessages(Wire::kShm, clock_));
+  FATHOM_ASSIGN_OR_RETURN(const MessageTimes tcp, ProbeMessages(Wire::kTcp, clock_));
+  FATHOM_ASSIGN_OR_RETURN(const double reduce, ProbeReduce(shm));
+  probes_.shm.push_back(shm);
+  probes_.tcp.push_back(tcp);
+  probes_.reduce.push_back(reduce);
+  probes_.hash.push_back(ProbeHash(&core_));
+  return absl::OkStatus();
+}
+
+absl::Status MachineProfile::Measured::RunRound() {
+  size_t group = 0;
+  for (size_t i = 0; i < alone_.size(); ++i) {
+    FATHOM_RETURN_IF_ERROR(WithContext(RunAlone(&alone_[i]), alone_[i].name));
+    for (; group < groups_.size() && groups_[group].alone == i; ++group) {
+      FATHOM_RETURN_IF_ERROR(
+          WithContext(RunGroup(&groups_[group]), absl::StrCat(alone_[i].name, ", several ranks")));
+    }
+  }
+  return Probe();
+}
+
+absl::StatusOr<Profiled> MachineProfile::Measured::Finish() const {
+  if (probes_.hash.empty()) return absl::FailedPreconditionError("a profile without a round");
+  Profiled out;
+  FATHOM_ASSIGN_OR_RETURN(out.profile, FrameOf(options_));
+  v1::OpTimes& times = *out.profile.mutable_op_times();
+  std::vector<Typical> typical;
+  std::vector<TypicalCalls> ops;
+  for (const AloneRun& run : alone_) {
+    typical.push_back(TypicalOfRounds(run));
+    ops.push_back(typical.back().ops);
+  }
+  for (const v1::OpTime& entry : FitOps(ops)) *times.add_ops() = entry;
+  FitRest(alone_, typical, Median(probes_.hash), &times);
+  AddProbes(probes_, &times);
+  times.set_cores(options_.cores);
+  times.set_busy_slowdown(1);
+  times.set_turns_slowdown(1);
+  times.set_expert_load_spread(Median(spreads_));
+  for (const Group& group : groups_) {
+    v1::GroupRun& run = *times.add_group_runs();
+    *run.mutable_spec() = group.training.spec;
+    for (const int64_t layers : group.stage_layers) run.add_stage_layers(layers);
+    const double alone_s = typical[group.alone].step_s;
+    run.set_step_seconds(Median(group.step_s));
+    run.set_core_seconds(alone_s * Median(group.core_over_alone));
+    run.set_alone_core_seconds(alone_s);
+  }
+  times.set_machine(options_.machine);
+  times.set_measured_ms(clock_->WallMs());
+  for (size_t i = 0; i < alone_.size(); ++i) {
+    out.runs.push_back(
+        {alone_[i].name, typical[i].step_s, typical[i].ops_s, FittedStep(times, alone_[i].counts)});
   }
   return out;
+}
+
+MachineProfile::MachineProfile(std::unique_ptr<Measured> measured)
+    : measured_(std::move(measured)) {}
+MachineProfile::~MachineProfile() = default;
+
+absl::StatusOr<std::unique_ptr<MachineProfile>> MachineProfile::Start(const ProfileOptions& options,
+                                                                      const Clock* clock) {
+  auto measured = std::make_unique<Measured>(options, clock);
+  FATHOM_RETURN_IF_ERROR(measured->Prepare());
+  return std::unique_ptr<MachineProfile>(new MachineProfile(std::move(measured)));
+}
+absl::Status MachineProfile::RunRound() { return measured_->RunRound(); }
+absl::StatusOr<Profiled> MachineProfile::Finish() const { return measured_->Finish(); }
+
+absl::StatusOr<Profiled> RunProfile(const ProfileOptions& options, const Clock* clock,
+                                    const std::function<void(absl::string_view)>& progress) {
+  FATHOM_ASSIGN_OR_RETURN(const std::unique_ptr<MachineProfile> profile,
+                          MachineProfile::Start(options, clock));
+  for (int round = 1; round <= options.rounds; ++round) {
+    progress(absl::StrCat("training small jobs, on one rank and on several, round ", round, " of ",
+                          options.rounds));
+    FATHOM_RETURN_IF_ERROR(profile->RunRound());
+  }
+  return profile->Finish();
 }
 
 std::string SummaryOf(const Profiled& profiled) {
@@ -405,13 +356,9 @@ std::string SummaryOf(const Profiled& profiled) {
     absl::StrAppendFormat(&out, "%-24s %12.3f %12.3f %+7.1f%%\n", run.name, 1e3 * run.measured_s,
                           1e3 * run.fitted_s, 100 * error);
   }
-  const v1::OpTimes& times = profiled.profile.op_times();
   absl::StrAppendFormat(&out, "mean error of the fit %.1f%%, of %d entries\n",
-                        100 * sum / static_cast<double>(profiled.runs.size()), times.ops_size());
-  absl::StrAppendFormat(&out,
-                        "work takes %.2f times as long while %d cores are busy, and %.2f times "
-                        "that while ranks take turns\n",
-                        times.busy_slowdown(), times.cores(), times.turns_slowdown());
+                        100 * sum / static_cast<double>(profiled.runs.size()),
+                        profiled.profile.op_times().ops_size());
   return out;
 }
 

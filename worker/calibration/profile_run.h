@@ -1,13 +1,16 @@
-// The short profile run: real training steps of a few small models and precisions on one rank,
-// probes of messages between ranks, and several ranks at once; from these the op times by which the
+// The short profile run: real training steps of a few small models and precisions on one rank, the
+// same on several ranks, and probes of messages between ranks; from these the op times by which the
 // planner predicts steps on this machine.
 //
 // Ops are measured inside training, so that caches are as training leaves them. What a step takes
-// beside its ops (the executor, copies around the token exchange) is fitted to whole steps.
+// beside its ops (the executor, copies around the token exchange) is fitted to whole steps. All is
+// measured in rounds, of which medians count: machines that others use too are faster one minute
+// and slower the next.
 #ifndef FATHOM_WORKER_CALIBRATION_PROFILE_RUN_H_
 #define FATHOM_WORKER_CALIBRATION_PROFILE_RUN_H_
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -21,10 +24,11 @@ namespace fathom::calibration {
 struct ProfileOptions {
   std::string scratch_folder;           // for a token file
   std::vector<std::string> precisions;  // empty: all
-  int64_t steps = 6;                    // of each run
-  int cores = 1;                        // of this machine
-  int64_t memory_bytes = 0;             // of this machine
-  std::string machine;                  // its processor, in words
+  int rounds = 5;
+  int64_t steps = 2;         // of each run in a round
+  int cores = 1;             // of this machine
+  int64_t memory_bytes = 0;  // of this machine
+  std::string machine;       // its processor, in words
 };
 
 // A run of the profile, and what the finished profile says of it.
@@ -35,14 +39,35 @@ struct ProfiledRun {
   double fitted_s = 0;
 };
 
+// The slowdowns and the cost of a turn are left to the planner, which counts what groups do
+// (coordinator/planner/calibration/sharing_fit): op_times hold the runs of groups.
 struct Profiled {
   v1::DeviceProfile profile;
   std::vector<ProfiledRun> runs;
 };
 
-// Work is measured by the time that cores spend on it, so that others who want them meanwhile
-// disturb little. `progress` is told what comes next. Errors: of the training, the transport or the
-// file system.
+// A profile under way. Work is measured by the time that cores spend on it, so that others who want
+// them meanwhile disturb little.
+class MachineProfile {
+ public:
+  // `clock` outlives it. Errors: of the file system, of a precision's name.
+  static absl::StatusOr<std::unique_ptr<MachineProfile>> Start(const ProfileOptions& options,
+                                                               const Clock* clock);
+  ~MachineProfile();
+
+  // Errors: of the training or the transport.
+  absl::Status RunRound();
+  // After one round at least.
+  absl::StatusOr<Profiled> Finish() const;
+
+ private:
+  class Measured;
+  explicit MachineProfile(std::unique_ptr<Measured> measured);
+
+  std::unique_ptr<Measured> measured_;
+};
+
+// All rounds. `progress` is told what comes next.
 absl::StatusOr<Profiled> RunProfile(const ProfileOptions& options, const Clock* clock,
                                     const std::function<void(absl::string_view)>& progress);
 

@@ -1,20 +1,27 @@
 // Steps of CPU ranks: op times, ranks that share cores, and whole steps against what must hold.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <map>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "common/calibration/op_time_names.h"
 #include "common/calibration/step_work.h"
 #include "common/model/layer_ops.h"
+#include "common/plan/job_resolve.h"
 #include "common/schedule/dualpipe.h"
 #include "common/schedule/event_simulator.h"
 #include "common/schedule/named_schedules.h"
 #include "common/schedule/pipeline_messages.h"
 #include "coordinator/planner/calibration/calibrated_time.h"
 #include "coordinator/planner/calibration/cpu_step.h"
+#include "coordinator/planner/calibration/machine_step.h"
+#include "coordinator/planner/calibration/rank_programs.h"
 #include "coordinator/planner/calibration/shared_cores.h"
+#include "coordinator/planner/calibration/sharing_fit.h"
 #include "coordinator/planner/calibration/stage_passes.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -318,14 +325,14 @@ struct TinyJob {
     schedule = pipeline == 1 ? schedule::Sequential(micro_batch_count).value()
                              : schedule::DualPipe(pipeline, micro_batch_count).value();
   }
-  CpuStep StepOn(double cores, int nodes = 1) const {
+  CpuStep StepOn(double cores, int nodes = 1, const v1::OpTimes& times = RoundTimes()) const {
     CpuPlaces places;
     const int ranks = static_cast<int>(schedule.lists.size()) * job.parallelism.expert() *
                       job.parallelism.replicas();
     for (int rank = 0; rank < ranks; ++rank) places.node_of_rank.push_back(rank * nodes / ranks);
     places.machine_of_node.assign(nodes, 0);
     places.machines.push_back({.cores = cores});
-    const auto step = PredictCpuStep(job, schedule, places, RoundTimes());
+    const auto step = PredictCpuStep(job, schedule, places, times);
     EXPECT_TRUE(step.ok()) << step.status();
     return step.value();
   }
@@ -475,6 +482,147 @@ TEST(CpuStepTest, LaneSimulation_CoversEveryInstruction) {
     EXPECT_EQ(rank.peak_live, schedule::Simulate(tiny.schedule, {{}}).value().ranks[p].peak_live);
   }
   EXPECT_LT(step.simulation.makespan, step.seconds);
+}
+
+// --- Uneven experts ---
+
+TEST(ExcessLoadsTest, TwoRanks_HaveTheMeanDeviationOfTheirExpertsTogether) {
+  // Four of eight experts: a standard deviation of 0.6 * sqrt(2 / 8) for the four, of which a half
+  // is common to both halves. The mean of |x| is sqrt(2 / pi) of a normal x.
+  const std::vector<double> excess = ExcessLoads(8, 2, 0.6);
+  ASSERT_EQ(excess.size(), 2u);
+  EXPECT_THAT(excess[0] + excess[1], DoubleNear(0, 1e-12));
+  const double deviation = 0.6 * std::sqrt(2.0 / 8) * std::sqrt(0.5) * std::sqrt(2 / M_PI);
+  EXPECT_NEAR(excess[1] / deviation, 1, 0.05);  // Blom's approximation
+}
+
+TEST(ExcessLoadsTest, ExpectedMaximaOfNormals_AreTheTables) {
+  // Expected largest of n standard normals (Harter 1961).
+  for (const auto& [n, largest] : {std::pair(4, 1.02938), {8, 1.42360}, {16, 1.76599}}) {
+    const std::vector<double> excess = ExcessLoads(n, n, 0.1);  // one expert for each rank
+    EXPECT_NEAR(excess.back() / 0.1 / largest, 1, 0.02) << n;  // Blom's approximation
+    EXPECT_TRUE(std::is_sorted(excess.begin(), excess.end()));
+  }
+}
+
+TEST(ExcessLoadsTest, NoRank_GetsLessThanNothing) {
+  const std::vector<double> excess = ExcessLoads(4, 4, 3);
+  EXPECT_EQ(excess.front(), -1);
+  EXPECT_EQ(ExcessLoads(4, 1, 3), std::vector<double>{0});
+  EXPECT_EQ(ExcessLoads(4, 4, 0), std::vector<double>(4, 0));
+}
+
+TEST(CpuStepTest, SpreadOfExperts_MakesRanksWaitButGivesNoMoreWork) {
+  const TinyJob tiny(1, 2, 1, "fp32", 4);
+  const CpuStep even = tiny.StepOn(2);
+  v1::OpTimes times = RoundTimes();
+  times.set_expert_load_spread(0.5);
+  const CpuStep spread = tiny.StepOn(2, 1, times);
+  EXPECT_THAT(spread.core_seconds, DoubleNear(even.core_seconds, 1e-9));
+  EXPECT_GT(spread.seconds, 1.01 * even.seconds);
+  bool said = false;
+  for (const v1::Assumption& assumption : spread.assumptions) {
+    if (assumption.name() != "spread of experts' loads") continue;
+    said = true;
+    EXPECT_THAT(assumption.adds_s(), DoubleNear(spread.seconds - even.seconds, 1e-9));
+  }
+  EXPECT_TRUE(said);
+  // A rank alone has all experts.
+  const TinyJob alone(1, 1, 1, "fp32", 4);
+  EXPECT_EQ(alone.StepOn(2, 1, times).seconds, alone.StepOn(2).seconds);
+}
+
+// --- What ranks do to each other ---
+
+v1::GroupRun RunOf(int pipeline, int expert, int replicas) {
+  v1::Job job;
+  job.set_api_version("fathom/v1");
+  job.set_kind("Job");
+  job.mutable_metadata()->set_name("group");
+  job.mutable_spec()->mutable_model()->set_preset("tiny");
+  job.mutable_spec()->mutable_data()->set_token_file("/any.tokens");
+  job.mutable_spec()->mutable_parallelism()->set_pipeline(pipeline);
+  job.mutable_spec()->mutable_parallelism()->set_expert(expert);
+  job.mutable_spec()->mutable_parallelism()->set_replicas(replicas);
+  job.mutable_spec()->mutable_training()->set_micro_batches(4);
+  job.mutable_spec()->mutable_training()->set_steps(1);
+  v1::GroupRun run;
+  *run.mutable_spec() = plan::ResolveJob(job).value().spec();
+  for (int stage = 0; stage < pipeline; ++stage) run.add_stage_layers(6 / pipeline);
+  return run;
+}
+
+// As a machine of these op times would measure it.
+v1::GroupRun Measured(v1::GroupRun run, const v1::OpTimes& machine) {
+  const std::vector<int64_t> stages(run.stage_layers().begin(), run.stage_layers().end());
+  const CpuStep group = PredictOnOneMachine(run.spec(), stages, 8, machine).value();
+  run.set_step_seconds(group.seconds);
+  run.set_core_seconds(group.core_seconds);
+  v1::JobSpec one = run.spec();
+  one.mutable_parallelism()->set_pipeline(1);
+  one.mutable_parallelism()->set_expert(1);
+  one.mutable_parallelism()->set_replicas(1);
+  run.set_alone_core_seconds(PredictOnOneMachine(one, {6}, 8, machine).value().core_seconds);
+  return run;
+}
+
+void SetTurn(double seconds, v1::OpTimes* times) {
+  for (v1::OpTime& entry : *times->mutable_ops()) {
+    if (entry.op() == calibration::kTurn) entry.set_fixed_seconds(seconds);
+  }
+}
+
+TEST(SharingFitTest, MachineThatSlowsSharersDown_IsFoundAgain) {
+  v1::OpTimes machine = RoundTimes();
+  machine.set_cores(2);
+  machine.set_busy_slowdown(1.15);
+  machine.set_turns_slowdown(1.1);
+  SetTurn(20e-6, &machine);
+  v1::OpTimes times = RoundTimes();
+  times.set_cores(2);
+  SetTurn(0, &times);
+  for (const auto& [p, e, r] : {std::tuple(1, 2, 1), {2, 1, 1}, {1, 1, 2}, {2, 2, 1}}) {
+    *times.add_group_runs() = Measured(RunOf(p, e, r), machine);
+  }
+  const auto groups = FitSharing(&times);
+  ASSERT_TRUE(groups.ok()) << groups.status();
+  ASSERT_EQ(groups->size(), 4u);
+  EXPECT_TRUE(times.group_runs().empty());
+  // While a rank waits for others nobody slows it down, so the fit is a little less.
+  EXPECT_NEAR(times.busy_slowdown(), 1.15, 0.02);
+  EXPECT_NEAR(times.turns_slowdown(), 1.1, 0.03);
+  for (const FittedGroup& group : *groups) {
+    EXPECT_NEAR(group.fitted_s / group.measured_s, 1, 0.02) << group.name;
+    EXPECT_NEAR(group.fitted_core_s / group.measured_core_s, 1, 0.02) << group.name;
+  }
+  EXPECT_EQ((*groups)[3].name, "hidden 192 bf16 2x2x1");
+}
+
+TEST(SharingFitTest, OpTimesThatAreTooLong_DontPassForSharing) {
+  v1::OpTimes machine = RoundTimes();
+  machine.set_cores(2);
+  SetTurn(0, &machine);
+  v1::OpTimes times = machine;
+  for (v1::OpTime& entry : *times.mutable_ops()) {
+    entry.set_fixed_seconds(1.5 * entry.fixed_seconds());
+    entry.set_seconds_per_flop(1.5 * entry.seconds_per_flop());
+    entry.set_seconds_per_byte(1.5 * entry.seconds_per_byte());
+  }
+  *times.add_group_runs() = Measured(RunOf(1, 2, 1), machine);
+  ASSERT_TRUE(FitSharing(&times).ok());
+  EXPECT_NEAR(times.busy_slowdown(), 1, 1e-6);
+  EXPECT_EQ(times.turns_slowdown(), 0) << "nothing was measured of it";
+}
+
+TEST(SharingFitTest, NoRunsOrBrokenOnes_ChangeNothing) {
+  v1::OpTimes times = RoundTimes();
+  EXPECT_TRUE(FitSharing(&times).value().empty());
+  EXPECT_EQ(times.SerializeAsString(), RoundTimes().SerializeAsString());
+  *times.add_group_runs() = RunOf(2, 1, 1);
+  times.mutable_group_runs(0)->clear_stage_layers();
+  const v1::OpTimes before = times;
+  EXPECT_FALSE(FitSharing(&times).ok());
+  EXPECT_EQ(times.SerializeAsString(), before.SerializeAsString());
 }
 
 TEST(CpuStepTest, ContradictionsAndMissingEntries_AreNamed) {

@@ -55,7 +55,7 @@ absl::StatusOr<std::vector<CpuStage>> StagesFrom(const CpuJob& job, std::vector<
     out.costs.forward = WorkOf(stage.forward);
     out.costs.backward = WorkOf(stage.backward);
     out.costs.backward_input = WorkOf(stage.backward_input);
-    out.costs.weight = stage.weight_s;
+    out.costs.weight = stage.weight.seconds;
     out.costs.overlapped = out.costs.forward + out.costs.backward;
     out.message_s = message_s;
     out.ops = std::move(stage.ops);
@@ -168,8 +168,8 @@ void FillPeaks(const schedule::Schedule& schedule, schedule::Simulation* simulat
 
 // What the prediction rests on, and what sharing cores adds.
 std::vector<v1::Assumption> AssumptionsOf(const CpuJob& job, const CpuPlaces& places,
-                                          const v1::OpTimes& times, double shared_s,
-                                          double alone_s) {
+                                          const v1::OpTimes& times, double shared_s, double alone_s,
+                                          double balanced_s) {
   std::vector<v1::Assumption> out;
   const auto add = [&](const std::string& name, const std::string& value, const std::string& source,
                        double seconds) {
@@ -191,10 +191,17 @@ std::vector<v1::Assumption> AssumptionsOf(const CpuJob& job, const CpuPlaces& pl
         std::max(0.0, shared_s - alone_s));
     break;
   }
-  add("imbalance of experts", absl::StrFormat("%g", job.micro_batch.imbalance),
-      "assumed: a rank's pairs of a token and an expert over the mean", 0);
+  if (job.parallelism.expert() > 1 && times.expert_load_spread() > 0) {
+    add("spread of experts' loads",
+        absl::StrFormat("standard deviation %.2f of the mean in a micro-batch",
+                        times.expert_load_spread()),
+        absl::StrCat(measured, "; routing of other models and data may differ"),
+        std::max(0.0, shared_s - balanced_s));
+  }
   return out;
 }
+
+}  // namespace
 
 SharedMachine MachineOf(double cores, int ranks, const v1::OpTimes& times) {
   SharedMachine machine;
@@ -205,8 +212,6 @@ SharedMachine MachineOf(double cores, int ranks, const v1::OpTimes& times) {
   machine.turns_slowdown = ranks > machine.cores ? turns : 1;
   return machine;
 }
-
-}  // namespace
 
 CpuPlaces PlacesOn(const cluster::Topology& topology, const RankPlacement& placement,
                    const v1::OpTimes& times) {
@@ -255,27 +260,30 @@ absl::StatusOr<CpuStep> PredictCpuStep(const CpuJob& job, const schedule::Schedu
   setting.snapshots = job.snapshots;
   setting.verify_weights = job.verify_weights;
   FATHOM_ASSIGN_OR_RETURN(std::vector<StagePasses> passes, AllPasses(setting.stages, time));
-  FATHOM_ASSIGN_OR_RETURN(RankPrograms programs,
-                          WriteRankPrograms(setting, schedule, passes, time));
-  for (size_t rank = 0; rank < programs.ranks.size(); ++rank) {
-    programs.ranks[rank].machine = places.machine_of_node[places.node_of_rank[rank]];
-  }
-  FATHOM_ASSIGN_OR_RETURN(
-      const SharedTimes shared,
-      SimulateShared(places.machines, programs.ranks, programs.channels, programs.groups));
+  setting.expert_load_spread = times.expert_load_spread();
+  const auto simulate =
+      [&](const std::vector<SharedMachine>& machines) -> absl::StatusOr<SharedTimes> {
+    FATHOM_ASSIGN_OR_RETURN(RankPrograms programs,
+                            WriteRankPrograms(setting, schedule, passes, time));
+    for (size_t rank = 0; rank < programs.ranks.size(); ++rank) {
+      programs.ranks[rank].machine = places.machine_of_node[places.node_of_rank[rank]];
+    }
+    return SimulateShared(machines, programs.ranks, programs.channels, programs.groups);
+  };
+  FATHOM_ASSIGN_OR_RETURN(const SharedTimes shared, simulate(places.machines));
   std::vector<SharedMachine> roomy = places.machines;
   for (SharedMachine& machine : roomy) {
-    machine.cores = std::max(machine.cores, static_cast<double>(programs.ranks.size()));
+    machine.cores = std::max(machine.cores, static_cast<double>(places.node_of_rank.size()));
     machine.turns_slowdown = 1;
   }
-  FATHOM_ASSIGN_OR_RETURN(
-      const SharedTimes alone,
-      SimulateShared(roomy, programs.ranks, programs.channels, programs.groups));
+  FATHOM_ASSIGN_OR_RETURN(const SharedTimes alone, simulate(roomy));
+  setting.expert_load_spread = 0;
+  FATHOM_ASSIGN_OR_RETURN(const SharedTimes balanced, simulate(places.machines));
 
   CpuStep step;
   FATHOM_ASSIGN_OR_RETURN(step.stages, StagesFrom(job, std::move(passes), time));
   step.seconds = shared.makespan;
-  for (const SharedTimes::Rank& rank : shared.ranks) step.core_seconds += rank.work;
+  step.core_seconds = shared.core_seconds;
   step.simulation = LaneOf(schedule, shared);
   FillPeaks(schedule, &step.simulation);
   int busiest = 0;
@@ -286,7 +294,8 @@ absl::StatusOr<CpuStep> PredictCpuStep(const CpuJob& job, const schedule::Schedu
   step.reduce_s = step.breakdown.reduce_s();
   step.optimizer_s = step.breakdown.optimizer_s();
   step.other_s = step.breakdown.other_s();
-  step.assumptions = AssumptionsOf(job, places, times, shared.makespan, alone.makespan);
+  step.assumptions =
+      AssumptionsOf(job, places, times, shared.makespan, alone.makespan, balanced.makespan);
   return step;
 }
 

@@ -42,6 +42,9 @@ struct CpuPlaces {
   std::vector<int> machine_of_node;
   std::vector<SharedMachine> machines;
 };
+// Of so many cores, which `ranks` ranks share.
+SharedMachine MachineOf(double cores, int ranks, const v1::OpTimes& times);
+
 // A pool with shared_cores is one machine, in others every node is one.
 CpuPlaces PlacesOn(const cluster::Topology& topology, const RankPlacement& placement,
                    const v1::OpTimes& times);
@@ -56,7 +59,7 @@ struct CpuStage {
 struct CpuStep {
   std::vector<CpuStage> stages;
   double seconds = 0;
-  double core_seconds = 0;  // of all ranks together
+  double core_seconds = 0;  // of all ranks together, slowed down as they are
   double reduce_s = 0;
   double optimizer_s = 0;
   double other_s = 0;

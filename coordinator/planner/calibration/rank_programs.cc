@@ -37,6 +37,18 @@ struct Grid {
   int Replica(int rank) const { return rank / pipeline / expert; }
 };
 
+// The value that a standard normal variable stays below with this probability.
+double NormalQuantile(double probability) {
+  double low = -10;
+  double high = 10;
+  for (int i = 0; i < 60; ++i) {
+    const double middle = (low + high) / 2;
+    const double below = std::erfc(-middle / std::sqrt(2.0)) / 2;
+    (below < probability ? low : high) = middle;
+  }
+  return (low + high) / 2;
+}
+
 class ProgramWriter {
  public:
   ProgramWriter(const RankProgramSetting& setting, const schedule::Schedule& schedule,
@@ -54,6 +66,9 @@ class ProgramWriter {
       std::sort(stages.begin(), stages.end());  // all ranks that hold them sum in one order
       ends_.push_back(calibration::StepEndOf(setting.stages.job, stages, schedule.directions));
     }
+    excess_ = ExcessLoads(setting.stages.job.config->n_routed_experts, grid_.expert,
+                          setting.expert_load_spread);
+    loads_met_.resize(grid_.ranks());
   }
 
   absl::StatusOr<RankPrograms> Write() {
@@ -123,6 +138,16 @@ class ProgramWriter {
       program.push_back({.kind = Kind::kWork, .seconds = seconds});
     }
   }
+  // Of a rank whose experts may get more or fewer tokens than others'. All ranks of a group get to
+  // their n-th such work with the same layer and micro-batch.
+  void Work(int rank, const PassAction& work) {
+    double seconds = work.seconds;
+    if (work.expert_seconds > 0) {
+      const int place = (grid_.ExpertRank(rank) + loads_met_[rank]++) % grid_.expert;
+      seconds += work.expert_seconds * excess_[place];
+    }
+    Work(rank, seconds);
+  }
   // After it waited for others.
   void GoOn(int rank) { Work(rank, Cost(calibration::kTurn, 1, 0)); }
   void Mark(int rank, int index) { Add(rank, {.kind = Kind::kMark, .index = index}); }
@@ -165,6 +190,8 @@ class ProgramWriter {
   const CalibratedTime& time_;
   Grid grid_;
   std::vector<calibration::StepEnd> ends_;  // by pipeline rank
+  std::vector<double> excess_;              // ExcessLoads
+  std::vector<int> loads_met_;              // by rank: work of experts so far
   std::map<std::pair<int, schedule::Channel>, int> channels_;
   std::map<std::pair<std::vector<int>, int>, int> groups_;
   absl::Status status_;
@@ -230,7 +257,7 @@ void ProgramWriter::WriteTurn(int rank, int stage, const Turn& turn) {
                           : GroupIndex(members, stage * kTokenWays + static_cast<int>(action.way));
     switch (action.kind) {
       case PassAction::Kind::kWork:
-        Work(rank, action.seconds);
+        Work(rank, action);
         break;
       case PassAction::Kind::kPost: {
         double seconds = 0;
@@ -267,7 +294,7 @@ void ProgramWriter::WriteInstruction(int rank, const Instruction& instruction) {
     }
   };
   if (instruction.first.kind == OpKind::kWeight) {
-    Work(rank, passes_[stage_of(instruction.first)].weight_s);
+    Work(rank, passes_[stage_of(instruction.first)].weight);
     return;
   }
   const Turns& first = turns_of(instruction.first);
@@ -375,6 +402,19 @@ void ProgramWriter::WriteRank(int rank) {
 }
 
 }  // namespace
+
+std::vector<double> ExcessLoads(int64_t experts, int ranks, double spread) {
+  // Of a rank's experts together.
+  const double of_rank =
+      spread * std::sqrt(static_cast<double>(ranks) / static_cast<double>(experts));
+  std::vector<double> excess;
+  for (int i = 1; i <= ranks; ++i) {
+    const double below = (i - 0.375) / (ranks + 0.25);
+    const double order = (NormalQuantile(below) - NormalQuantile(1 - below)) / 2;  // symmetric
+    excess.push_back(std::max(-1.0, of_rank * order));
+  }
+  return excess;
+}
 
 absl::StatusOr<RankPrograms> WriteRankPrograms(const RankProgramSetting& setting,
                                                const schedule::Schedule& schedule,

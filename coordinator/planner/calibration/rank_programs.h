@@ -18,6 +18,8 @@ struct RankProgramSetting {
   std::vector<int> node_of_rank;  // by rank: (replica * expert + expert_rank) * pipeline + its own
   bool snapshots = true;
   bool verify_weights = true;
+  // Standard deviation of an expert's tokens in a micro-batch, over the mean.
+  double expert_load_spread = 0;
 };
 
 // Marks of a rank with n instructions: instruction i runs from 1 + 2i (its messages are there) to
@@ -33,7 +35,13 @@ struct RankPrograms {
   std::vector<SharedGroup> groups;
 };
 
-// `passes`: of each stage. Errors: as CalibratedTime.
+// What each rank of an expert group gets of tokens beyond the mean, over the mean, in ascending
+// order: the expected order statistics of normal loads (Blom 1958), of `experts` experts spread so.
+// At least -1, and their sum is 0 where none is cut there.
+std::vector<double> ExcessLoads(int64_t experts, int ranks, double spread);
+
+// The ranks' places in that order change from layer to layer. `passes`: of each stage. Errors: as
+// CalibratedTime.
 absl::StatusOr<RankPrograms> WriteRankPrograms(const RankProgramSetting& setting,
                                                const schedule::Schedule& schedule,
                                                const std::vector<StagePasses>& passes,

@@ -34,8 +34,10 @@ class Cores {
   }
   void PassTo(double now) {
     own_time_ += (now - last_) * Speed();
+    busy_ += (now - last_) * std::min(machine_.cores, static_cast<double>(ends_.size()));
     last_ = now;
   }
+  double busy() const { return busy_; }  // seconds of cores
   int Finish() {
     const auto [end, rank] = ends_.top();
     own_time_ = std::max(own_time_, end);
@@ -58,6 +60,7 @@ class Cores {
   std::priority_queue<End, std::vector<End>, std::greater<>> ends_;
   double own_time_ = 0;
   double last_ = 0;
+  double busy_ = 0;
 };
 
 class Simulator {
@@ -263,6 +266,7 @@ absl::StatusOr<SharedTimes> Simulator::Run() {
   for (const SharedTimes::Rank& rank : times_.ranks) {
     times_.makespan = std::max(times_.makespan, rank.finish);
   }
+  for (const Cores& cores : cores_) times_.core_seconds += cores.busy();
   for (SharedTimes::Rank& rank : times_.ranks) rank.waiting += times_.makespan - rank.finish;
   return std::move(times_);
 }

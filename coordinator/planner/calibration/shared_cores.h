@@ -62,6 +62,7 @@ struct SharedTimes {
     std::vector<Mark> marks;
   };
   double makespan = 0;
+  double core_seconds = 0;  // that cores were busy, on all machines
   std::vector<Rank> ranks;
 };
 

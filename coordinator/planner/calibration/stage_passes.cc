@@ -109,14 +109,12 @@ class TurnList {
  public:
   explicit TurnList(bool alone) : alone_(alone), turns_(1) {}
 
-  void Work(double seconds) {
+  void Work(double seconds, double expert_seconds = 0) {
     if (seconds <= 0) return;
     Turn& turn = turns_.back();
-    if (!turn.empty() && turn.back().kind == Kind::kWork) {
-      turn.back().seconds += seconds;
-    } else {
-      turn.push_back({.kind = Kind::kWork, .seconds = seconds});
-    }
+    if (turn.empty() || turn.back().kind != Kind::kWork) turn.push_back({.kind = Kind::kWork});
+    turn.back().seconds += seconds;
+    turn.back().expert_seconds += expert_seconds;
   }
   void Post(TokenWay way, const ExchangeWork& exchange) {
     if (alone_) return;
@@ -221,7 +219,7 @@ Turns WriteForward(const std::vector<LayerTimes>& layers, const StageEnds& ends,
       list.Post(TokenWay::kDispatchForward, t.exchange.dispatch_forward);
       list.Work(t.local + t.head_after_post);
       list.Receive(TokenWay::kDispatchForward);
-      list.Work(t.experts);
+      list.Work(t.experts, t.experts);
       list.Post(TokenWay::kCombineForward, t.exchange.combine_forward);
       list.Receive(TokenWay::kCombineForward);
       list.Work(t.after);
@@ -236,8 +234,14 @@ Turns WriteBackward(const std::vector<LayerTimes>& layers, const StageEnds& ends
                     bool alone) {
   TurnList list(alone);
   double gathered = weights ? ends.head_weights : 0;
-  const auto gather = [&](double seconds) { gathered += weights ? seconds : 0; };
-  const auto run_gathered = [&] { list.Work(std::exchange(gathered, 0)); };
+  double of_experts = 0;
+  const auto gather = [&](double seconds, double expert_seconds) {
+    gathered += weights ? seconds : 0;
+    of_experts += weights ? expert_seconds : 0;
+  };
+  const auto run_gathered = [&] {
+    list.Work(std::exchange(gathered, 0), std::exchange(of_experts, 0));
+  };
   list.Work(ends.backward_start);
   for (auto t = layers.rbegin(); t != layers.rend(); ++t) {
     list.Work(t->back_begin);
@@ -245,9 +249,9 @@ Turns WriteBackward(const std::vector<LayerTimes>& layers, const StageEnds& ends
       list.Post(TokenWay::kCombineBackward, t->exchange.combine_backward);
       run_gathered();
       list.Work(t->back_local + t->head_back);
-      gather(t->expert_weights + t->head_weights);
+      gather(t->expert_weights + t->head_weights, t->expert_weights);
       list.Receive(TokenWay::kCombineBackward);
-      list.Work(t->back_experts);
+      list.Work(t->back_experts, t->back_experts);
       list.Post(TokenWay::kDispatchBackward, t->exchange.dispatch_backward);
       run_gathered();
       list.Receive(TokenWay::kDispatchBackward);
@@ -255,22 +259,28 @@ Turns WriteBackward(const std::vector<LayerTimes>& layers, const StageEnds& ends
       run_gathered();
     }
     list.Work(t->back_after);
-    gather(t->other_weights);
+    gather(t->other_weights, 0);
   }
   list.Work(ends.backward_end);
   run_gathered();
   return list.Take();
 }
 
+// As one action.
+PassAction AllWorkOf(const Turns& turns) {
+  PassAction all;
+  for (const Turn& turn : turns) {
+    for (const PassAction& action : turn) {
+      all.seconds += action.seconds;
+      all.expert_seconds += action.expert_seconds;
+    }
+  }
+  return all;
+}
+
 }  // namespace
 
-double WorkOf(const Turns& turns) {
-  double seconds = 0;
-  for (const Turn& turn : turns) {
-    for (const PassAction& action : turn) seconds += action.seconds;
-  }
-  return seconds;
-}
+double WorkOf(const Turns& turns) { return AllWorkOf(turns).seconds; }
 
 absl::StatusOr<StagePasses> PassesOfStage(const StageSetting& setting, int stage,
                                           const CalibratedTime& time) {
@@ -325,7 +335,10 @@ absl::StatusOr<StagePasses> PassesOfStage(const StageSetting& setting, int stage
   passes.forward = WriteForward(times, ends, writer.alone());
   passes.backward = WriteBackward(times, ends, /*weights=*/true, writer.alone());
   passes.backward_input = WriteBackward(times, ends, /*weights=*/false, writer.alone());
-  passes.weight_s = WorkOf(passes.backward) - WorkOf(passes.backward_input);
+  passes.weight = AllWorkOf(passes.backward);
+  const PassAction input = AllWorkOf(passes.backward_input);
+  passes.weight.seconds -= input.seconds;
+  passes.weight.expert_seconds -= input.expert_seconds;
   FATHOM_RETURN_IF_ERROR(writer.status());
   passes.ops = writer.TakeOps();
   return passes;

@@ -31,17 +31,18 @@ struct PassAction {
   enum class Kind : uint8_t { kWork, kPost, kReceive };
   Kind kind = Kind::kWork;
   TokenWay way = TokenWay::kDispatchForward;
-  double seconds = 0;        // of work
-  double message_bytes = 0;  // of a post, to each other rank of the expert group
+  double seconds = 0;         // of work
+  double expert_seconds = 0;  // of those, in proportion to the tokens that this rank's experts get
+  double message_bytes = 0;   // of a post, to each other rank of the expert group
 };
 using Turn = std::vector<PassAction>;
 using Turns = std::vector<Turn>;
 
 struct StagePasses {
   Turns forward;
-  Turns backward;        // with weight gradients
-  Turns backward_input;  // without
-  double weight_s = 0;
+  Turns backward;                    // with weight gradients
+  Turns backward_input;              // without
+  PassAction weight;                 // the deferred weight gradients
   std::vector<v1::PredictedOp> ops;  // of one micro-batch, all passes
 };
 

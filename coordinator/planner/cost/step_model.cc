@@ -158,6 +158,7 @@ CpuJob CpuJobOf(const CostInput& input) {
   job.parallelism = input.layout.parallelism;
   job.stage_layers = input.layout.stage_layers;
   job.micro_batch = MicroBatchOf(input);
+  job.micro_batch.imbalance = 1;  // op_times say how experts' loads spread
   job.recomputation = input.layout.recomputation;
   job.snapshots = input.layout.snapshots_on_buddy;
   return job;

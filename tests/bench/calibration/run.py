@@ -3,11 +3,12 @@
 
     tests/bench/calibration/run.py [--rounds N] [--out FOLDER]
 
-Profiles the machine (fathom-profile), then trains jobs that the profile was not made from: with
-ranks as threads (step_bench), in rounds that go through all jobs in turn, and with real daemons
-brought up by `fathomctl local up`, where the prediction is the coordinator's own. Writes
-profile.yaml, steps.json, steps.md and daemons.json, and prints the tables. Run it on a machine that
-does nothing else; it takes some five minutes on two cores. Needs the last build:
+Profiles the machine (`fathomctl profile`), then trains jobs that no profile was made from: with
+ranks as threads (step_bench), in rounds that go through a profile and all jobs in turn, and with
+real daemons brought up by `fathomctl local up`, where the prediction is the coordinator's own by
+the profile of those rounds. Writes profile-before.yaml, profile.yaml, steps.json, steps.md and
+daemons.json, and prints the tables. Run it on a machine that does nothing else; it takes some six
+minutes on two cores. Needs the last build:
 
     bazel build //cli:fathomctl //coordinator/service:fathom-coordinator \\
         //worker/agent:fathom-worker //worker/calibration:fathom-profile \\
@@ -86,10 +87,11 @@ def main():
     arguments.add_argument("--out", default="/tmp/fathom-steps")
     options = arguments.parse_args()
     os.makedirs(options.out, exist_ok=True)
-    profile = os.path.join(options.out, "profile.yaml")
-    subprocess.run([program("worker/calibration/fathom-profile"), "-o", profile], check=True)
-    threads = subprocess.run([program("tests/bench/calibration/step_bench"), profile, options.out,
+    before = os.path.join(options.out, "profile-before.yaml")
+    subprocess.run([program("cli/fathomctl"), "profile", "-o", before], check=True)
+    threads = subprocess.run([program("tests/bench/calibration/step_bench"), before, options.out,
                               str(options.rounds)], check=False)
+    profile = os.path.join(options.out, "profile.yaml")
     rows = daemons(max(1, options.rounds // 2), profile)
     with open(os.path.join(options.out, "daemons.json"), "w", encoding="utf-8") as stream:
         json.dump(rows, stream, indent=1)

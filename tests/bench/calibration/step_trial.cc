@@ -8,10 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/base/status_util.h"
-#include "common/model/model_config.h"
-#include "common/model/precision_recipe.h"
-#include "common/schedule/dualpipe.h"
-#include "coordinator/planner/calibration/cpu_step.h"
+#include "coordinator/planner/calibration/machine_step.h"
 #include "worker/calibration/training_run.h"
 
 namespace fathom::bench {
@@ -27,15 +24,25 @@ double Median(std::vector<double> values) {
   return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
 }
 
-planner::CpuPlaces PlacesOf(const v1::Plan& plan, int ranks_per_node, const v1::OpTimes& times) {
-  planner::CpuPlaces places;
-  const int ranks = plan.ranks_size();
-  for (int rank = 0; rank < ranks; ++rank) places.node_of_rank.push_back(rank / ranks_per_node);
-  places.machine_of_node.assign(places.node_of_rank.back() + 1, 0);
-  places.machines.push_back({.cores = static_cast<double>(times.cores()),
-                             .slowdown = times.busy_slowdown(),
-                             .turns_slowdown = times.turns_slowdown()});
-  return places;
+absl::StatusOr<planner::CpuStep> Predict(const v1::JobSpec& spec,
+                                         const StepConfiguration& configuration,
+                                         const v1::OpTimes& times) {
+  const v1::Plan plan = calibration::PlanOfRun(spec, configuration.ranks_per_node);
+  std::vector<int64_t> layers;
+  for (const v1::Stage& stage : plan.stages()) layers.push_back(stage.layer_count());
+  return planner::PredictOnOneMachine(spec, layers, configuration.ranks_per_node, times);
+}
+
+// Mean and worst, as parts of 1.
+std::pair<double, double> Errors(const std::vector<StepTrial>& trials,
+                                 double (StepTrial::*error)() const) {
+  double sum = 0;
+  double worst = 0;
+  for (const StepTrial& trial : trials) {
+    sum += std::abs((trial.*error)());
+    worst = std::max(worst, std::abs((trial.*error)()));
+  }
+  return {sum / static_cast<double>(trials.size()), worst};
 }
 
 }  // namespace
@@ -48,29 +55,13 @@ double StepTrial::noise() const {
   return (*high - *low) / measured_s();
 }
 
-absl::Status PredictTrial(const v1::JobSpec& spec, const v1::OpTimes& times, StepTrial* trial) {
-  const v1::Plan plan = calibration::PlanOfRun(spec, trial->configuration.ranks_per_node);
-  FATHOM_ASSIGN_OR_RETURN(const model::ModelConfig config, model::ResolveModel(spec.model()));
-  FATHOM_ASSIGN_OR_RETURN(const model::PrecisionRecipe recipe, model::FindRecipe(spec.precision()));
-  planner::CpuJob job;
-  job.config = &config;
-  job.recipe = &recipe;
-  job.parallelism = spec.parallelism();
-  for (const v1::Stage& stage : plan.stages()) job.stage_layers.push_back(stage.layer_count());
-  job.micro_batch.sequences = spec.training().micro_batch_sequences();
-  job.micro_batch.sequence_length = spec.data().sequence_length();
-  job.micro_batch.expert_ranks = spec.parallelism().expert();
-  const int micro_batches = static_cast<int>(spec.training().micro_batches());
-  absl::StatusOr<schedule::Schedule> schedule =
-      spec.parallelism().pipeline() == 1
-          ? schedule::Sequential(micro_batches)
-          : schedule::DualPipe(spec.parallelism().pipeline(), micro_batches);
-  FATHOM_RETURN_IF_ERROR(schedule.status());
-  FATHOM_ASSIGN_OR_RETURN(
-      const planner::CpuStep step,
-      planner::PredictCpuStep(job, *schedule,
-                              PlacesOf(plan, trial->configuration.ranks_per_node, times), times));
+absl::Status PredictTrial(const v1::JobSpec& spec, const v1::OpTimes& times,
+                          const v1::OpTimes& before, StepTrial* trial) {
+  FATHOM_ASSIGN_OR_RETURN(const planner::CpuStep step, Predict(spec, trial->configuration, times));
+  FATHOM_ASSIGN_OR_RETURN(const planner::CpuStep earlier,
+                          Predict(spec, trial->configuration, before));
   trial->predicted_s = step.seconds;
+  trial->predicted_before_s = earlier.seconds;
   trial->predicted_core_s = step.core_seconds;
   trial->predicted = step.breakdown;
   return absl::OkStatus();
@@ -95,25 +86,27 @@ absl::Status MeasureTrial(const v1::JobSpec& spec, int64_t steps, const Clock* c
 
 std::string MarkdownOf(const std::vector<StepTrial>& trials, const v1::OpTimes& times) {
   std::string out = absl::StrFormat(
-      "%s. Predicted by `fathomctl profile`'s op times; measured: medians of %d interleaved "
-      "rounds, noise: largest less smallest of them. Layout: pipeline x expert x replicas; ranks "
-      "share %d cores.\n\n"
-      "| job | ranks | predicted ms | measured ms | error | noise | predicted core ms | measured "
-      "core ms |\n|---|--:|--:|--:|--:|--:|--:|--:|\n",
+      "%s. Predicted by op times measured in the same rounds as the jobs; before: by a profile "
+      "from before the rounds. Measured: medians of %d interleaved rounds, noise: largest less "
+      "smallest of them. Layout: pipeline x expert x replicas; ranks share %d cores.\n\n"
+      "| job | ranks | predicted ms | measured ms | error | noise | error before | predicted core "
+      "ms | measured core ms |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|\n",
       times.machine(), trials.empty() ? 0 : trials[0].round_s.size(), times.cores());
-  double sum = 0;
-  double worst = 0;
   for (const StepTrial& r : trials) {
     const StepConfiguration& c = r.configuration;
-    absl::StrAppendFormat(&out, "| %s | %d | %.1f | %.1f | %+.1f%% | %.1f%% | %.1f | %.1f |\n",
+    absl::StrAppendFormat(&out,
+                          "| %s | %d | %.1f | %.1f | %+.1f%% | %.1f%% | %+.1f%% | %.1f | %.1f |\n",
                           c.name, c.pipeline * c.expert * c.replicas, 1e3 * r.predicted_s,
                           1e3 * r.measured_s(), 100 * r.error(), 100 * r.noise(),
-                          1e3 * r.predicted_core_s, 1e3 * r.core());
-    sum += std::abs(r.error());
-    worst = std::max(worst, std::abs(r.error()));
+                          100 * r.error_before(), 1e3 * r.predicted_core_s, 1e3 * r.core());
   }
-  absl::StrAppendFormat(&out, "\nMean error %.1f%%, worst %.1f%%, over %d jobs.\n",
-                        100 * sum / static_cast<double>(trials.size()), 100 * worst, trials.size());
+  const auto [mean, worst] = Errors(trials, &StepTrial::error);
+  const auto [mean_before, worst_before] = Errors(trials, &StepTrial::error_before);
+  absl::StrAppendFormat(
+      &out,
+      "\nMean error %.1f%%, worst %.1f%%, over %d jobs; by the profile from before "
+      "%.1f%% and %.1f%%.\n",
+      100 * mean, 100 * worst, trials.size(), 100 * mean_before, 100 * worst_before);
   return out;
 }
 
@@ -125,10 +118,11 @@ std::string JsonOf(const std::vector<StepTrial>& trials, const v1::OpTimes& time
     absl::StrAppendFormat(
         &out,
         "%s\n  {\"name\": \"%s\", \"ranks\": %d, \"predicted_s\": %.6f, \"measured_s\": %.6f, "
-        "\"error\": %.4f, \"noise\": %.4f, \"predicted_core_s\": %.6f, \"measured_core_s\": %.6f, "
+        "\"error\": %.4f, \"error_before\": %.4f, \"noise\": %.4f, \"predicted_core_s\": %.6f, "
+        "\"measured_core_s\": %.6f, "
         "\"rounds_s\": [",
         &r == &trials[0] ? "" : ",", c.name, c.pipeline * c.expert * c.replicas, r.predicted_s,
-        r.measured_s(), r.error(), r.noise(), r.predicted_core_s, r.core());
+        r.measured_s(), r.error(), r.error_before(), r.noise(), r.predicted_core_s, r.core());
     for (size_t i = 0; i < r.round_s.size(); ++i) {
       absl::StrAppendFormat(&out, "%s%.6f", i == 0 ? "" : ", ", r.round_s[i]);
     }
@@ -149,13 +143,8 @@ std::string JsonOf(const std::vector<StepTrial>& trials, const v1::OpTimes& time
 }
 
 bool GoodEnough(const std::vector<StepTrial>& trials) {
-  double sum = 0;
-  double worst = 0;
-  for (const StepTrial& trial : trials) {
-    sum += std::abs(trial.error());
-    worst = std::max(worst, std::abs(trial.error()));
-  }
-  return sum <= kMeanErrorMax * static_cast<double>(trials.size()) && worst <= kWorstErrorMax;
+  const auto [mean, worst] = Errors(trials, &StepTrial::error);
+  return mean <= kMeanErrorMax && worst <= kWorstErrorMax;
 }
 
 }  // namespace fathom::bench

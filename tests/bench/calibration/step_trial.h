@@ -19,7 +19,8 @@ namespace fathom::bench {
 struct StepTrial {
   StepConfiguration configuration;
   double predicted_s = 0;
-  double predicted_core_s = 0;  // of all ranks together
+  double predicted_before_s = 0;  // by a profile from before the rounds
+  double predicted_core_s = 0;    // of all ranks together
   v1::StepBreakdown predicted;
   std::vector<double> round_s;  // median step of each round
   std::vector<double> core_s;
@@ -28,11 +29,13 @@ struct StepTrial {
   double measured_s() const;
   double core() const;
   double error() const { return predicted_s / measured_s() - 1; }
+  double error_before() const { return predicted_before_s / measured_s() - 1; }
   double noise() const;  // largest less smallest round, over the median
 };
 
-// Errors: as PredictCpuStep.
-absl::Status PredictTrial(const v1::JobSpec& spec, const v1::OpTimes& times, StepTrial* trial);
+// `times`: measured in rounds with the trial; `before`: before them. Errors: as PredictCpuStep.
+absl::Status PredictTrial(const v1::JobSpec& spec, const v1::OpTimes& times,
+                          const v1::OpTimes& before, StepTrial* trial);
 // One more round of so many steps. Errors: of the training.
 absl::Status MeasureTrial(const v1::JobSpec& spec, int64_t steps, const Clock* clock,
                           StepTrial* trial);

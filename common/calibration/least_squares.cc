@@ -1,4 +1,4 @@
-#include "worker/calibration/least_squares.h"
+#include "common/calibration/least_squares.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,6 +1,6 @@
 // Weighted least squares with coefficients that are not negative, for a handful of coefficients.
-#ifndef FATHOM_WORKER_CALIBRATION_LEAST_SQUARES_H_
-#define FATHOM_WORKER_CALIBRATION_LEAST_SQUARES_H_
+#ifndef FATHOM_COMMON_CALIBRATION_LEAST_SQUARES_H_
+#define FATHOM_COMMON_CALIBRATION_LEAST_SQUARES_H_
 
 #include <vector>
 
@@ -21,4 +21,4 @@ std::vector<double> NonNegativeLeastSquares(absl::Span<const Equation> equations
 
 }  // namespace fathom::calibration
 
-#endif  // FATHOM_WORKER_CALIBRATION_LEAST_SQUARES_H_
+#endif  // FATHOM_COMMON_CALIBRATION_LEAST_SQUARES_H_

@@ -1,0 +1,40 @@
+#include "coordinator/planner/calibration/machine_step.h"
+
+#include <algorithm>
+
+#include "common/base/status_util.h"
+#include "common/model/model_config.h"
+#include "common/model/precision_recipe.h"
+#include "common/schedule/dualpipe.h"
+
+namespace fathom::planner {
+
+absl::StatusOr<CpuStep> PredictOnOneMachine(const v1::JobSpec& spec,
+                                            const std::vector<int64_t>& stage_layers,
+                                            int ranks_per_node, const v1::OpTimes& times) {
+  FATHOM_ASSIGN_OR_RETURN(const model::ModelConfig config, model::ResolveModel(spec.model()));
+  FATHOM_ASSIGN_OR_RETURN(const model::PrecisionRecipe recipe, model::FindRecipe(spec.precision()));
+  const v1::Parallelism& layout = spec.parallelism();
+  CpuJob job;
+  job.config = &config;
+  job.recipe = &recipe;
+  job.parallelism = layout;
+  job.stage_layers = stage_layers;
+  job.micro_batch.sequences = spec.training().micro_batch_sequences();
+  job.micro_batch.sequence_length = spec.data().sequence_length();
+  job.micro_batch.expert_ranks = layout.expert();
+  job.verify_weights = spec.recovery().verify_weights();
+  const int micro_batches = static_cast<int>(spec.training().micro_batches());
+  FATHOM_ASSIGN_OR_RETURN(const schedule::Schedule schedule,
+                          layout.pipeline() == 1
+                              ? schedule::Sequential(micro_batches)
+                              : schedule::DualPipe(layout.pipeline(), micro_batches));
+  CpuPlaces places;
+  const int ranks = layout.pipeline() * layout.expert() * layout.replicas();
+  for (int rank = 0; rank < ranks; ++rank) places.node_of_rank.push_back(rank / ranks_per_node);
+  places.machine_of_node.assign((ranks - 1) / ranks_per_node + 1, 0);
+  places.machines = {MachineOf(std::max(1, times.cores()), ranks, times)};
+  return PredictCpuStep(job, schedule, places, times);
+}
+
+}  // namespace fathom::planner
