@@ -11,6 +11,7 @@
 #include "common/model/expert_traffic.h"
 #include "common/model/parameter_layout.h"
 #include "coordinator/planner/cost/op_fusion.h"
+#include "coordinator/planner/cost/stage_layers.h"
 
 namespace fathom::planner {
 namespace {
@@ -246,11 +247,7 @@ std::vector<LayerCost> LayerTimer::Cost(int64_t layer) {
 }
 
 std::vector<const LayerCost*> LayerTimer::Layer(int64_t layer) {
-  // Dense layers are alike, and so are those with experts.
-  int64_t kind = layer;
-  if (layer >= 0 && layer < config_.num_hidden_layers) {
-    kind = config_.is_moe_layer(layer) ? config_.first_k_dense_replace : 0;
-  }
+  const int64_t kind = FirstAlike(config_, layer);
   auto found = known_.find(kind);
   if (found == known_.end()) found = known_.emplace(kind, Cost(kind)).first;
   std::vector<const LayerCost*> out;

@@ -13,6 +13,7 @@
 #include "common/model/model_cost.h"
 #include "common/model/parameter_layout.h"
 #include "common/schedule/schedule_check.h"
+#include "coordinator/planner/cost/stage_layers.h"
 
 namespace fathom::planner {
 namespace {
@@ -63,12 +64,7 @@ class LayerTable {
 
   // Layers of a kind are all alike and reckoned once.
   const LayerBytes& Of(int64_t layer) {
-    const int64_t layers = config_.num_hidden_layers;
-    int64_t kind = layer;
-    if (layer >= 0 && layer < layers) {
-      kind = config_.is_moe_layer(layer) ? config_.first_k_dense_replace : 0;
-    }
-    const auto [it, fresh] = known_.try_emplace(kind);
+    const auto [it, fresh] = known_.try_emplace(FirstAlike(config_, layer));
     if (fresh) it->second = Reckon(layer);
     return it->second;
   }
@@ -146,22 +142,6 @@ struct StageBytes {
   int64_t backward_waiting = 0;
 };
 
-// Layers of a stage in the order of its forward.
-std::vector<int64_t> LayersOfStage(const ModelConfig& config, const LayoutShape& layout,
-                                   size_t stage) {
-  int64_t first = 0;
-  for (size_t i = 0; i < stage; ++i) first += layout.stage_layers[i];
-  std::vector<int64_t> layers;
-  if (stage == 0) layers.push_back(model::kEmbeddingLayer);
-  for (int64_t i = 0; i < layout.stage_layers[stage]; ++i) layers.push_back(first + i);
-  if (stage + 1 == layout.stage_layers.size()) {
-    for (int64_t i = 0; i <= config.num_nextn_predict_layers; ++i) {
-      layers.push_back(config.num_hidden_layers + i);
-    }
-  }
-  return layers;
-}
-
 StageBytes BytesOfStage(const std::vector<int64_t>& layers, LayerTable* table) {
   StageBytes out;
   int64_t below = 0;  // kept by the layers before
@@ -212,16 +192,6 @@ void AddPart(int64_t parameters, int64_t sharers, const PrecisionRecipe& recipe,
   out->weights += bytes.weights;
   out->gradients += bytes.gradients;
   out->shard += bytes.optimizer;
-}
-
-std::set<int> StagesOn(const Schedule& schedule, int rank) {
-  std::set<int> stages;
-  for (int direction = 0; direction < schedule.directions; ++direction) {
-    for (int chunk = 0; chunk < schedule.chunks; ++chunk) {
-      stages.insert(schedule::StageOf(schedule, rank, direction, chunk));
-    }
-  }
-  return stages;
 }
 
 int64_t HoldersOf(const Schedule& schedule, int stage) {
@@ -387,7 +357,7 @@ class Reckoner {
         experts_(std::max(1, layout.parallelism.expert())),
         replicas_(std::max(1, layout.parallelism.replicas())) {
     for (size_t stage = 0; stage < layout.stage_layers.size(); ++stage) {
-      stages_.push_back(BytesOfStage(LayersOfStage(config, layout, stage), &table_));
+      stages_.push_back(BytesOfStage(LayersOfStage(config, layout.stage_layers, stage), &table_));
     }
     if (layout.device_is_host) slots_ = std::max<int64_t>(kSlots, schedule::MaxInFlight(schedule));
   }

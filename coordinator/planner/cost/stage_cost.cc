@@ -10,7 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_util.h"
-#include "common/model/parameter_layout.h"
+#include "coordinator/planner/cost/stage_layers.h"
 
 namespace fathom::planner {
 namespace {
@@ -204,17 +204,7 @@ std::vector<LayerTimer*> StageCostModel::TimersOf(int pipeline_rank) {
 }
 
 std::vector<int64_t> StageCostModel::LayersOf(int stage) const {
-  const auto& stages = input_.layout.stage_layers;
-  const int64_t first = std::accumulate(stages.begin(), stages.begin() + stage, int64_t{0});
-  std::vector<int64_t> out;
-  if (stage == 0) out.push_back(model::kEmbeddingLayer);
-  for (int64_t i = 0; i < stages[stage]; ++i) out.push_back(first + i);
-  if (stage + 1 == static_cast<int>(stages.size())) {
-    for (int64_t i = 0; i <= input_.config.num_nextn_predict_layers; ++i) {
-      out.push_back(input_.config.num_hidden_layers + i);
-    }
-  }
-  return out;
+  return LayersOfStage(input_.config, input_.layout.stage_layers, static_cast<size_t>(stage));
 }
 
 std::vector<int> StageCostModel::RanksOf(int stage) const {

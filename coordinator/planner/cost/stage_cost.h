@@ -57,8 +57,6 @@ class StageCostModel {
 
   // Kinds of device and surroundings that a pipeline rank has, over the replicas.
   std::vector<LayerTimer*> TimersOf(int pipeline_rank);
-  // Layers of a stage as in ParameterSpec, in forward order.
-  std::vector<int64_t> LayersOf(int stage) const;
 
  private:
   struct StageLayers {
@@ -70,6 +68,7 @@ class StageCostModel {
   explicit StageCostModel(const CostInput& input) : input_(input) {}
   absl::Status AddSites(const ProfileChange& change);
   StageLayers Times(const std::vector<int64_t>& layers, LayerTimer* timer) const;
+  std::vector<int64_t> LayersOf(int stage) const;
   std::vector<int> RanksOf(int stage) const;
   std::vector<int> SitesOf(int stage) const;
 

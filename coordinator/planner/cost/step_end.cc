@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <map>
-#include <set>
 #include <vector>
 
 #include "common/model/parameter_layout.h"
 #include "coordinator/planner/cost/reduce_time.h"
+#include "coordinator/planner/cost/stage_layers.h"
 
 namespace fathom::planner {
 namespace {
@@ -25,10 +25,7 @@ class Parameters {
       : config_(config), expert_ranks_(expert_ranks) {}
 
   Held Of(int64_t layer) {
-    int64_t kind = layer;
-    if (layer >= 0 && layer < config_.num_hidden_layers) {
-      kind = config_.is_moe_layer(layer) ? config_.first_k_dense_replace : 0;
-    }
+    const int64_t kind = FirstAlike(config_, layer);
     const auto found = known_.find(kind);
     if (found != known_.end()) return found->second;
     Held held;
@@ -51,16 +48,6 @@ std::vector<int> Holders(const schedule::Schedule& schedule, int rank) {
   const int mirror = schedule.ranks - 1 - rank;
   if (schedule.directions < 2 || mirror == rank) return {rank};
   return {rank, mirror};
-}
-
-std::set<int> StagesHeld(const schedule::Schedule& schedule, int rank) {
-  std::set<int> out;
-  for (int direction = 0; direction < schedule.directions; ++direction) {
-    for (int chunk = 0; chunk < schedule.chunks; ++chunk) {
-      out.insert(schedule::StageOf(schedule, rank, direction, chunk));
-    }
-  }
-  return out;
 }
 
 // Groups of a pipeline rank's parameters.
@@ -103,8 +90,9 @@ StepEnd EndOfStep(const CostInput& input, const schedule::Schedule& schedule,
     Held held;
     double refresh_s = 0;
     LayerTimer* timer = stages->TimersOf(rank).front();
-    for (const int stage : StagesHeld(schedule, rank)) {
-      for (const int64_t layer : stages->LayersOf(stage)) {
+    for (const int stage : StagesOn(schedule, rank)) {
+      for (const int64_t layer :
+           LayersOfStage(input.config, input.layout.stage_layers, static_cast<size_t>(stage))) {
         const Held one = parameters.Of(layer);
         held.dense += one.dense;
         held.experts += one.experts;

@@ -9,6 +9,7 @@
 #include "common/base/status_util.h"
 #include "common/model/model_cost.h"
 #include "common/model/parameter_layout.h"
+#include "coordinator/planner/cost/stage_layers.h"
 #include "coordinator/planner/cost/step_fields.h"
 #include "coordinator/planner/search/loss_reason.h"
 #include "coordinator/planner/search/step_limits.h"
@@ -72,24 +73,16 @@ void FillRates(const JobSetting& setting, const ChosenLayout& chosen,
   prediction->set_total_dollars(hours * price);
 }
 
-int64_t ParametersOf(const model::ModelConfig& config, int64_t layer) {
-  int64_t sum = 0;
-  for (const model::ParameterSpec& parameter : model::LayerParameters(config, layer)) {
-    sum += parameter.size();
-  }
-  return sum;
-}
-
 void FillParametersAndOps(const JobSetting& setting, const ChosenLayout& chosen,
                           v1::Prediction* prediction) {
   const model::ModelConfig& config = setting.config;
   for (v1::PredictedStage& stage : *prediction->mutable_stages()) {
-    int64_t parameters = stage.has_embedding() ? ParametersOf(config, model::kEmbeddingLayer) : 0;
-    for (int64_t n = 0; n < stage.layer_count(); ++n) {
-      parameters += ParametersOf(config, stage.first_layer() + n);
-    }
-    for (int64_t n = 0; stage.has_head() && n <= config.num_nextn_predict_layers; ++n) {
-      parameters += ParametersOf(config, config.num_hidden_layers + n);
+    int64_t parameters = 0;
+    for (const int64_t layer :
+         LayersOfStage(config, chosen.layout.stage_layers, static_cast<size_t>(stage.index()))) {
+      for (const model::ParameterSpec& parameter : model::LayerParameters(config, layer)) {
+        parameters += parameter.size();
+      }
     }
     stage.set_parameters(parameters);
     for (const v1::PredictedOp& op : chosen.step.stages[stage.index()].ops) *stage.add_ops() = op;
