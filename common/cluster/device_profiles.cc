@@ -42,11 +42,14 @@ bool MayBeZero(absl::string_view figure) {
   return names->contains(figure);
 }
 
-// What bounds a rate; 0: nothing known.
+bool IsExchange(const v1::MeasuredRate& rate) {
+  return rate.op() == "dispatch" || rate.op() == "combine";
+}
+
+// What bounds the rate of what is no exchange: of those it is logical, what stays on the node is
+// counted and the link carries less.
 double PeakOf(const v1::DeviceProfile& profile, const v1::MeasuredRate& rate) {
   if (rate.op() == "memory") return profile.memory_gigabytes_per_second();
-  // An exchange's rate is logical: what stays on the node is counted, the link carries less.
-  if (rate.op() == "dispatch" || rate.op() == "combine") return 0;
   if (rate.format() == "e4m3") return profile.fp8_tflops();
   return rate.format() == "fp32" ? profile.fp32_tflops() : profile.bf16_tflops();
 }
@@ -81,8 +84,14 @@ absl::Status CheckRate(const v1::DeviceProfile& profile, int index) {
   if (product && (rate.m() == 0 || rate.n() == 0 || rate.k() == 0)) {
     return wrong("m, n and k say at which shape it was measured; give all three");
   }
-  const double peak = PeakOf(profile, rate);
-  if (peak > 0 && rate.rate() > peak * kPeakSlack) {
+  if (IsExchange(rate)) {
+    if (rate.groups() == 0) {
+      return wrong("groups: missing; say over how many scale-up domains it was measured");
+    }
+  } else if (const double peak = PeakOf(profile, rate); peak <= 0) {
+    // All other peaks are there: CheckFigures.
+    return wrong("format: the device has no fp8_tflops; give that, or another format");
+  } else if (rate.rate() > peak * kPeakSlack) {
     return wrong("rate: ", rate.rate(), " is above the device's peak; give at most ", peak);
   }
   if (rate.source().empty()) return wrong("source: missing; say where the figure comes from");

@@ -154,6 +154,10 @@ TEST(CheckProfileTest, WhatIsWrong_IsNamedWithWhatWouldDo) {
               HasSubstr("above the device's peak; give at most 1979"));
   EXPECT_THAT(message([](P& p) { p.mutable_rates(0)->set_k(0); }), HasSubstr("give all three"));
   EXPECT_THAT(message([](P& p) { p.mutable_rates(0)->set_m(-4); }), HasSubstr("below 0"));
+  EXPECT_THAT(message([](P& p) { p.mutable_rates(0)->set_op("dispatch"); }),
+              HasSubstr("groups: missing; say over how many scale-up domains"));
+  EXPECT_THAT(message([](P& p) { p.set_fp8_tflops(0); }),
+              HasSubstr("format: the device has no fp8_tflops"));
   EXPECT_THAT(message([](P& p) { p.mutable_rates(0)->clear_source(); }),
               HasSubstr("rates[0] (gemm e4m3): source: missing"));
 }
