@@ -51,8 +51,12 @@ constexpr Shades kBackwardPaints = {
     {{"#d2601a", true}, {"#f3ab74", false}, {"#94400c", true}, {"#f9d3b5", false}}};
 constexpr Shades kInputPaints = {
     {{"#b0304e", true}, {"#e590a3", false}, {"#781c33", true}, {"#f2c3cd", false}}};
-constexpr Shades kPartPaints = {
-    {{"#6d58ac", true}, {"#a99bd6", false}, {"#463483", true}, {"#cfc6ea", false}}};
+constexpr std::array<Paint, kNamedPartsMax> kPartPaints = {{{"#6d58ac", true},
+                                                            {"#a99bd6", false},
+                                                            {"#463483", true},
+                                                            {"#cfc6ea", false},
+                                                            {"#1f7a86", true},
+                                                            {"#8fd0d6", false}}};
 constexpr Paint kWeightPaint = {"#2f8f5b", true};
 
 constexpr char kStyle[] =
@@ -265,7 +269,7 @@ class Picture {
         break;
     }
     const auto part = std::find(parts_.begin(), parts_.end(), op.text) - parts_.begin();
-    return kPartPaints[static_cast<size_t>(part) % kShades];
+    return kPartPaints[static_cast<size_t>(part) % kNamedPartsMax];
   }
 
   void DrawRows(std::string& out) {

@@ -164,6 +164,25 @@ TEST(PipelineSvgTest, OddTimelines_AreStillPictures) {
   EXPECT_THAT(svg, Not(HasSubstr("endless")));
 }
 
+TEST(PipelineSvgTest, PartsOfTheLegend_HaveAColourEach) {
+  v1::Timeline timeline;
+  v1::RankTimes& rank = AddRank(timeline, 0, 0);
+  const std::vector<std::string> parts = {"read samples",   "reduce gradients", "snapshot",
+                                          "sum over ranks", "optimizer",        "gather weights"};
+  for (size_t i = 0; i < parts.size(); ++i) {
+    AddInstruction(rank, parts[i], static_cast<double>(i), static_cast<double>(i) + 0.1);
+  }
+  const std::string svg = PipelineSvg(timeline);
+  std::map<std::string, std::string> part_of_class;
+  for (const std::string& part : parts) {
+    const size_t text = svg.find(absl::StrCat(">", part, "</text>"));
+    ASSERT_NE(text, std::string::npos) << part;
+    const size_t swatch = svg.rfind("<rect class=\"", text) + 13;
+    const std::string name = svg.substr(swatch, svg.find('"', swatch) - swatch);
+    EXPECT_EQ(part_of_class.emplace(name, part).first->second, part) << name;
+  }
+}
+
 // Instructions and idle time of each rank, by process.
 std::map<int, std::vector<std::pair<double, double>>> TracksOf(const Json& trace, int thread) {
   std::map<int, std::vector<std::pair<double, double>>> tracks;
