@@ -137,6 +137,48 @@ absl::Status CheckFigures(const v1::DeviceProfile& profile) {
   return absl::OkStatus();
 }
 
+// The numbers of `message` itself: of times and factors none is below 0.
+absl::Status CheckNumbers(const v1::DeviceProfile& profile, absl::string_view where,
+                          const google::protobuf::Message& message) {
+  const auto* type = message.GetDescriptor();
+  for (int i = 0; i < type->field_count(); ++i) {
+    const FieldDescriptor* field = type->field(i);
+    if (field->is_repeated() || field->cpp_type() != FieldDescriptor::CPPTYPE_DOUBLE) continue;
+    const double value = message.GetReflection()->GetDouble(message, field);
+    // Bytes of a call are no rate.
+    const double most = field->name() == "bytes" ? 1e18 : kFigureMax;
+    if (!(value >= 0 && value <= most)) {
+      return Wrong(profile, absl::StrCat(where, ".", field->name(), ": ", value,
+                                         "; give a number from 0 to ", most));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckOpTimes(const v1::DeviceProfile& profile) {
+  const v1::OpTimes& times = profile.op_times();
+  if (absl::Status status = CheckNumbers(profile, "op_times", times); !status.ok()) return status;
+  if (times.cores() < 0) {
+    return Wrong(profile, absl::StrCat("op_times.cores: ", times.cores(), "; give 0 or more"));
+  }
+  for (int i = 0; i < times.ops_size(); ++i) {
+    const v1::OpTime& op = times.ops(i);
+    const std::string where = absl::StrCat("op_times.ops[", i, "] (", op.op(),
+                                           op.format().empty() ? "" : " ", op.format(), ")");
+    if (absl::Status status = CheckNumbers(profile, where, op); !status.ok()) return status;
+    for (int size = 0; size < op.cache_size(); ++size) {
+      const v1::CacheFactor& cache = op.cache(size);
+      const std::string at = absl::StrCat(where, ".cache[", size, "]");
+      if (absl::Status status = CheckNumbers(profile, at, cache); !status.ok()) return status;
+      if (size > 0 && cache.bytes() <= op.cache(size - 1).bytes()) {
+        return Wrong(profile, absl::StrCat(at, ".bytes: ", cache.bytes(),
+                                           "; give sizes in ascending order"));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 std::vector<std::string> ProfileKinds() {
@@ -181,7 +223,7 @@ absl::Status CheckProfile(const v1::DeviceProfile& profile) {
   for (int i = 0; i < profile.rates_size(); ++i) {
     if (absl::Status status = CheckRate(profile, i); !status.ok()) return status;
   }
-  return absl::OkStatus();
+  return CheckOpTimes(profile);
 }
 
 }  // namespace fathom::cluster

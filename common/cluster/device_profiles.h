@@ -23,8 +23,8 @@ std::vector<std::string> ProfileKinds();
 // In capitals or not. INVALID_ARGUMENT: no such kind; names the nearest.
 absl::StatusOr<v1::DeviceProfile> FindProfile(absl::string_view kind);
 
-// INVALID_ARGUMENT: a rate or size is not positive or beyond what it may be, or a figure has no
-// source.
+// INVALID_ARGUMENT: a rate or size is not positive or beyond what it may be, a measured time is
+// below 0, or a figure has no source.
 absl::Status CheckProfile(const v1::DeviceProfile& profile);
 
 }  // namespace fathom::cluster

@@ -162,5 +162,34 @@ TEST(CheckProfileTest, WhatIsWrong_IsNamedWithWhatWouldDo) {
               HasSubstr("rates[0] (gemm e4m3): source: missing"));
 }
 
+TEST(CheckProfileTest, MeasuredTimes_AreNumbersOfAMachine) {
+  const auto message = [](auto change) {
+    v1::DeviceProfile profile = Profile("cpu");
+    v1::OpTime& op = *profile.mutable_op_times()->add_ops();
+    op.set_op("Gemm");
+    op.set_format("fp32");
+    for (const double bytes : {1e3, 1e6}) {
+      v1::CacheFactor& cache = *op.add_cache();
+      cache.set_bytes(bytes);
+      cache.set_factor(1);
+    }
+    change(*profile.mutable_op_times());
+    return std::string(CheckProfile(profile).message());
+  };
+  using T = v1::OpTimes;
+  EXPECT_EQ(message([](T&) {}), "");
+  EXPECT_THAT(message([](T& t) { t.mutable_ops(0)->set_fixed_seconds(-1e-9); }),
+              HasSubstr("op_times.ops[0] (Gemm fp32).fixed_seconds: -1e-09; give a number from 0"));
+  EXPECT_THAT(message([](T& t) { t.mutable_ops(0)->set_seconds_per_flop(1e300); }),
+              HasSubstr("seconds_per_flop: 1e+300"));
+  EXPECT_THAT(message([](T& t) { t.mutable_ops(0)->mutable_cache(1)->set_factor(-2); }),
+              HasSubstr("(Gemm fp32).cache[1].factor: -2"));
+  EXPECT_THAT(message([](T& t) { t.mutable_ops(0)->mutable_cache(1)->set_bytes(10); }),
+              HasSubstr("cache[1].bytes: 10; give sizes in ascending order"));
+  EXPECT_THAT(message([](T& t) { t.set_busy_slowdown(std::nan("")); }),
+              HasSubstr("op_times.busy_slowdown: nan"));
+  EXPECT_THAT(message([](T& t) { t.set_cores(-2); }), HasSubstr("op_times.cores: -2"));
+}
+
 }  // namespace
 }  // namespace fathom::cluster
