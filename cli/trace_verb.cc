@@ -185,8 +185,9 @@ class Tracer {
       session_.out() << PredictionReportText(Report());
     } else {
       session_.out() << "no expectation to compare with: "
-                     << (job_.expected_note().empty() ? "the job ran before the coordinator started"
-                                                      : job_.expected_note())
+                     << (job_.expected_note().empty()
+                             ? "its plan has not run since the coordinator started"
+                             : job_.expected_note())
                      << "\n";
     }
     for (const std::string& file : {options_.svg, options_.trace}) {

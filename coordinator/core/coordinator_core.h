@@ -130,7 +130,7 @@ class CoordinatorCore {
   // The gang of a job's present plan; null if it has none. Of one that recovers and has no new plan
   // yet, that of its last.
   const Gang* FindGang(const JobId& id) const;
-  // Of the plan that the job ran last; null before it ran.
+  // Of the job's plan; null before that ran.
   const Expectation* FindExpectation(const JobId& id) const;
   // The gang of its next plan, prepared for a change at a boundary; null if it has none.
   const Gang* FindNextGang(const JobId& id) const;

@@ -51,7 +51,9 @@ void CoordinatorCore::ExpectOfRunning() {
 
 const Expectation* CoordinatorCore::FindExpectation(const JobId& id) const {
   const auto found = expectations_.find(id);
-  return found == expectations_.end() ? nullptr : &found->second;
+  const auto job = state_.Find(id);
+  if (found == expectations_.end() || job == nullptr) return nullptr;
+  return found->second.plan == job->plan ? &found->second : nullptr;
 }
 
 void CoordinatorCore::ExplainExpectation(const DurableJob& job,

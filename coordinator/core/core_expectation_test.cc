@@ -70,10 +70,12 @@ TEST(ExpectationTest, AnotherPlan_IsPredictedAnew) {
     cluster.Advance(1000);
     cluster.ReportAll();
   }
+  ASSERT_EQ(Get(cluster, job).plan().ranks_size(), 2) << "a replica was shed";
+  ASSERT_NE(cluster.State(job), "RUNNING");
+  EXPECT_FALSE(Get(cluster, job).has_expected()) << "what there is, is of the plan before";
   cluster.Settle();
   cluster.Advance(100);
   ASSERT_EQ(cluster.State(job), "RUNNING");
-  ASSERT_EQ(Get(cluster, job).plan().ranks_size(), 2) << "a replica was shed";
   EXPECT_DOUBLE_EQ(Get(cluster, job).expected().step().seconds(), 0.2);
 }
 
