@@ -1,8 +1,10 @@
 #include "coordinator/planner/restore_cost.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <map>
 #include <set>
+#include <string>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -131,6 +133,13 @@ Path GatherPath(const Ways& ways, const v1::Plan& plan, const v1::RankAssignment
   return slowest;
 }
 
+// Jobs of CPU ranks move too little for gigabytes.
+std::string SizeText(int64_t bytes) {
+  const double size = static_cast<double>(bytes);
+  return size >= 1e7 ? absl::StrFormat("%.2f GB", size / 1e9)
+                     : absl::StrFormat("%.3g MB", size / 1e6);
+}
+
 }  // namespace
 
 absl::StatusOr<RestoreCost> RestoreFromMemory(const v1::Plan& before, const v1::Plan& after,
@@ -173,8 +182,8 @@ absl::StatusOr<RestoreCost> RestoreFromMemory(const v1::Plan& before, const v1::
   cost.path = NameOf(shards.hop());
   cost.assumption.set_name("restore from memory");
   cost.assumption.set_value(absl::StrFormat(
-      "%.2f GB of shards and %.2f GB of gathered weights at the device that moves most%s",
-      static_cast<double>(shards.bytes()) / 1e9, static_cast<double>(gather_bytes) / 1e9,
+      "%s of shards and %s of gathered weights at the device that moves most%s",
+      SizeText(shards.bytes()), SizeText(gather_bytes),
       same ? "" : "; with another layout every rank is taken to fetch its whole new shard"));
   cost.assumption.set_source(
       "sizes of the model's tensors; rates of the cluster file; docs/recovery.md for who sends");

@@ -348,10 +348,10 @@ class Question {
 
   void TellMoney() {
     SetMoney(result_.time_lost().total_s());
-    Assume(
-        "price",
-        absl::StrFormat("$%.2f a device and hour", result_.money_lost().dollars_per_device_hour()),
-        "dollars_per_device_hour of the cluster file or the device's profile", 0, &result_);
+    const double price = result_.money_lost().dollars_per_device_hour();
+    if (price <= 0) return;  // not known, and no money is told
+    Assume("price", absl::StrFormat("$%.2f a device and hour", price),
+           "dollars_per_device_hour of the cluster file or the device's profile", 0, &result_);
   }
 
   void SetMoney(double seconds) {
@@ -387,9 +387,11 @@ class Question {
         parts.push_back(absl::StrCat(absl::StrJoin(to, ", "), " for ", from));
       }
     }
-    return absl::StrCat("goes on after ", absl::StrFormat("%.1f s", result_.time_lost().total_s()),
-                        ": ", absl::StrJoin(parts, ", "), "; state from ", result_.restored_from(),
-                        LostInWords());
+    const double lost_s = result_.time_lost().total_s();
+    return absl::StrCat(
+        "goes on after ",
+        lost_s < 1 ? absl::StrFormat("%.3g ms", 1e3 * lost_s) : absl::StrFormat("%.1f s", lost_s),
+        ": ", absl::StrJoin(parts, ", "), "; state from ", result_.restored_from(), LostInWords());
   }
 
   const WhatIfJob& job_;

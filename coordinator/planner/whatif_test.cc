@@ -137,6 +137,23 @@ TEST(WhatIfKillTest, OneNodeWithASpare_SpareTakesItsRanksFromMemory) {
   ExpectSum(answer);
 }
 
+TEST(WhatIfKillTest, CheapRanksOfASmallJob_AreToldInUnitsThatFit) {
+  Case c(2, 1);
+  v1::ClusterSpec free = TopologyOf("cpu", 4, 4, 1, 2).spec();
+  free.mutable_pools(0)->set_dollars_per_device_hour(0);
+  c.topology = cluster::Topology(free);
+  c.Plan();
+  const v1::WhatIf answer = WhatIfKill(c.what, {"a-1"}).value();
+  EXPECT_THAT(AssumptionsOf(answer), Not(testing::Contains("price")));
+  EXPECT_EQ(answer.money_lost().dollars(), 0);
+  for (const v1::Assumption& one : answer.assumptions()) {
+    if (one.name() != "restore from memory") continue;
+    EXPECT_THAT(one.value(), HasSubstr(" MB of shards"));
+    EXPECT_THAT(one.value(), Not(HasSubstr("0.00")));
+  }
+  EXPECT_THAT(WhatIfDrain(c.what, {"a-1"})->answer(), HasSubstr(" ms: a-4 for a-1"));
+}
+
 TEST(WhatIfKillTest, RarerSnapshots_MoreStepsRedone) {
   Case c(2, 1);
   c.spec.mutable_recovery()->set_snapshot_every_steps(9);
