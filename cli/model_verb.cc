@@ -155,16 +155,8 @@ Value TensorValue(const Dealt& dealt, const ParameterSpec& tensor) {
 }
 
 // Of the whole model, MTP modules included, each thing once.
-struct TotalBytes {
-  int64_t weights = 0;
-  int64_t gradients = 0;
-  int64_t optimizer = 0;
-};
-
-TotalBytes BytesOfModel(const Dealt& dealt, const model::ParameterCount& count) {
-  const model::StateBytes bytes =
-      model::StateOf({.parameters = count.total + count.mtp, .sharers = 1}, dealt.recipe);
-  return {bytes.weights, bytes.gradients, bytes.optimizer};
+model::StateBytes BytesOfModel(const Dealt& dealt, const model::ParameterCount& count) {
+  return model::StateOf({.parameters = count.total + count.mtp, .sharers = 1}, dealt.recipe);
 }
 
 double FlopsPerToken(const Dealt& dealt, AttentionCount attention, bool with_mtp) {
@@ -188,7 +180,7 @@ double ExecutedFlopsPerToken(const Dealt& dealt) {
 
 Value ModelValue(const Dealt& dealt, bool tensors) {
   const model::ParameterCount count = model::CountParameters(dealt.config);
-  const TotalBytes bytes = BytesOfModel(dealt, count);
+  const model::StateBytes bytes = BytesOfModel(dealt, count);
   Value parameters = Value::Object();
   parameters.Set("total", count.total).Set("active", count.active).Set("mtp", count.mtp);
   Value flops = Value::Object();
@@ -223,8 +215,8 @@ Value ModelValue(const Dealt& dealt, bool tensors) {
 
 void PrintForPeople(const Dealt& dealt, bool tensors, Session& session) {
   const model::ParameterCount count = model::CountParameters(dealt.config);
-  const TotalBytes bytes = BytesOfModel(dealt, count);
-  const auto giga = [&](AttentionCount attention, bool with_mtp) {
+  const model::StateBytes bytes = BytesOfModel(dealt, count);
+  const auto flops = [&](AttentionCount attention, bool with_mtp) {
     return AmountText(FlopsPerToken(dealt, attention, with_mtp));
   };
   std::ostream& out = session.out();
@@ -233,11 +225,11 @@ void PrintForPeople(const Dealt& dealt, bool tensors, Session& session) {
       {{"parameters", WholeText(count.total), "without MTP modules"},
        {"active", WholeText(count.active), "of them, for each token"},
        {"MTP modules", WholeText(count.mtp), "beside the shared embedding and head"},
-       {"operations a token", giga(AttentionCount::kCausal, false),
+       {"operations a token", flops(AttentionCount::kCausal, false),
         absl::StrCat("to train it, at ", WholeText(dealt.sequence_length()),
                      " tokens, half of the attention's scores masked")},
-       {"", giga(AttentionCount::kFull, false), "counting the masked half"},
-       {"", giga(AttentionCount::kCausal, true), "with MTP, half masked"},
+       {"", flops(AttentionCount::kFull, false), "counting the masked half"},
+       {"", flops(AttentionCount::kCausal, true), "with MTP, half masked"},
        {"", AmountText(ExecutedFlopsPerToken(dealt)),
         "with MTP and with what the backward makes again, as it runs"},
        {"weights", GigabytesText(bytes.weights),

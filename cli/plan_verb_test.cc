@@ -225,6 +225,15 @@ TEST_F(PlanVerbTest, WhatIfKill_TakesASpareAndTellsWhatItCosts) {
   for (const std::string& line : lines) EXPECT_LE(TextColumns(line), kPageColumns) << line;
 }
 
+TEST_F(PlanVerbTest, WhatIfKillOfTooMuch_TellsTheLayoutThatWaits) {
+  ASSERT_EQ(Run({"whatif", "kill", "h800-0", "h800-1", "h800-2", "h800-3", "h800-4"}), kExitOk)
+      << ctl.err();
+  EXPECT_THAT(ctl.out(), HasSubstr("goes on       no"));
+  EXPECT_THAT(ctl.out(), HasSubstr("layout        pipeline 2 "));
+  EXPECT_THAT(ctl.out(), Not(HasSubstr("pipeline 0")));
+  EXPECT_THAT(ctl.out(), Not(HasSubstr(", 0 s after")));
+}
+
 TEST_F(PlanVerbTest, WhatIfDrain_LosesLessThanADeath) {
   ASSERT_EQ(Run({"whatif", "kill", "h800-1"}, {"-o", "json"}), kExitOk) << ctl.err();
   const double death = Json::parse(ctl.out())["time_lost"]["total_s"];
@@ -237,6 +246,8 @@ TEST_F(PlanVerbTest, WhatIfOnNodesThatAreNotThere_IsAUsageError) {
   EXPECT_THAT(ctl.err(), HasSubstr("h800-99"));
   EXPECT_EQ(Run({"whatif", "kill"}), kExitUsage);
   EXPECT_EQ(Run({"whatif", "kill", "h800-1", "h800-1"}), kExitUsage);
+  EXPECT_EQ(Run({"whatif", "kill", "h800-1"}, {"--steps-done", "1001"}), kExitUsage);
+  EXPECT_THAT(ctl.err(), HasSubstr("1001 steps done of a job of 1000"));
 }
 
 TEST_F(PlanVerbTest, WhatIfOnAnotherCluster_ComparesBoth) {

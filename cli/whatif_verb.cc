@@ -1,5 +1,6 @@
 #include "cli/whatif_verb.h"
 
+#include <cstdint>
 #include <map>
 #include <optional>
 #include <ostream>
@@ -52,10 +53,10 @@ std::string NodesText(const v1::WhatIf& answer) {
 std::string AfterwardsSection(const v1::WhatIf& answer) {
   Rows rows = {{"goes on", answer.goes_on() ? "yes" : "no"}};
   if (!answer.waits_for().empty()) rows.push_back({"waits for", CleanText(answer.waits_for())});
-  rows.push_back({"layout", ShapeText(answer.parallelism_after())});
-  if (ShapeText(answer.parallelism_before()) != ShapeText(answer.parallelism_after())) {
-    rows.back()[1] = absl::StrCat(ShapeText(answer.parallelism_before()), " before, ",
-                                  ShapeText(answer.parallelism_after()), " after");
+  const bool runs = answer.has_parallelism_after();
+  rows.push_back({"layout", ShapeText(answer.parallelism_before())});
+  if (runs && ShapeText(answer.parallelism_after()) != rows.back()[1]) {
+    absl::StrAppend(&rows.back()[1], " before, ", ShapeText(answer.parallelism_after()), " after");
   }
   if (answer.replicas_shed() > 0) {
     rows.push_back(
@@ -70,8 +71,9 @@ std::string AfterwardsSection(const v1::WhatIf& answer) {
   }
   for (const std::string& lost : answer.lost()) rows.push_back({"lost", CleanText(lost)});
   if (answer.step_seconds_before() > 0) {
-    rows.push_back({"step", absl::StrCat(SecondsText(answer.step_seconds_before()), " before, ",
-                                         SecondsText(answer.step_seconds_after()), " after")});
+    rows.push_back(
+        {"step", absl::StrCat(SecondsText(answer.step_seconds_before()), " before, ",
+                              runs ? SecondsText(answer.step_seconds_after()) : "none", " after")});
   }
   if (answer.tokens_per_day_before() > 0) {
     rows.push_back(
@@ -226,6 +228,12 @@ class RunningJob {
     if (!resolved.ok()) return RefusedByPlanner(resolved.status(), asked);
     const auto cluster = cluster::ResolveCluster(input.cluster);
     if (!cluster.ok()) return RefusedByPlanner(cluster.status(), asked);
+    const int64_t steps = resolved->spec().training().steps();
+    if (options.steps_done > steps) {
+      return absl::InvalidArgumentError(absl::StrCat("--steps-done: ", options.steps_done,
+                                                     " steps done of a job of ", steps,
+                                                     "; give at most ", steps));
+    }
     RunningJob job(cluster::Topology(cluster->spec()), options);
     job.input_ = std::move(input);
     job.step_seconds_ = prediction.step().seconds();
