@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/model/model_config.h"
+#include "common/plan/even_plan.h"
 #include "common/plan/job_resolve.h"
 #include "common/plan/plan_check.h"
 #include "common/plan/plan_layout.h"
@@ -370,28 +371,9 @@ v1::Plan ToyPlan(int pipeline = 4, int expert = 2, int replicas = 2) {
   shape->set_pipeline(pipeline);
   shape->set_expert(expert);
   shape->set_replicas(replicas);
-  v1::Plan plan;
+  v1::Plan plan = EvenPlan(ResolveJob(job).value().spec(), /*ranks_per_node=*/4);
   plan.set_job("toy-1");
   plan.set_epoch(1);
-  *plan.mutable_spec() = ResolveJob(job).value().spec();
-  for (int i = 0; i < pipeline; ++i) {
-    v1::Stage* stage = plan.add_stages();
-    stage->set_index(i);
-    stage->set_first_layer(i * 8 / pipeline);
-    stage->set_layer_count(8 / pipeline);
-    stage->set_has_embedding(i == 0);
-    stage->set_has_head(i == pipeline - 1);
-  }
-  for (int i = 0; i < pipeline * expert * replicas; ++i) {
-    v1::RankAssignment* rank = plan.add_ranks();
-    rank->set_rank(i);
-    rank->set_node(absl::StrCat("node", i / 4));
-    rank->set_device(i % 4);
-    rank->set_pipeline_rank(i % pipeline);
-    rank->set_expert_rank(i / pipeline % expert);
-    rank->set_replica(i / pipeline / expert);
-  }
-  for (int e = 0; e < 8; ++e) plan.add_expert_owner(e * expert / 8);
   return plan;
 }
 
@@ -412,6 +394,24 @@ TEST(CheckPlanTest, SoundPlans_Pass) {
   plan.mutable_stages(2)->set_first_layer(4);
   plan.mutable_stages(3)->set_first_layer(8);
   EXPECT_TRUE(CheckPlan(plan).ok()) << CheckPlan(plan);
+}
+
+TEST(EvenPlanTest, LayersThatDontDivide_AreSpreadByOneAtMost) {
+  v1::Job job = ToyJob();
+  job.mutable_spec()->mutable_parallelism()->set_pipeline(4);
+  v1::JobSpec spec = ResolveJob(job).value().spec();
+  spec.mutable_model()->set_num_hidden_layers(10);
+  const v1::Plan plan = EvenPlan(spec, 3);
+  int64_t next = 0;
+  for (const v1::Stage& stage : plan.stages()) {
+    EXPECT_EQ(stage.first_layer(), next);
+    EXPECT_GE(stage.layer_count(), 2);
+    EXPECT_LE(stage.layer_count(), 3);
+    next += stage.layer_count();
+  }
+  EXPECT_EQ(next, 10);
+  EXPECT_EQ(plan.ranks(3).node(), "node1");
+  EXPECT_EQ(plan.ranks(3).device(), 0);
 }
 
 struct BadPlan {

@@ -240,14 +240,13 @@ TEST(ProfileRunTest, ShortProfile_HasAnEntryForEveryOpOfAJobItHasNotSeen) {
   ProfileOptions options;
   options.scratch_folder = testing::TempDir();
   options.precisions = {"fp32"};
-  options.rounds = 2;
-  options.steps = 1;
+  options.rounds = 1;
   options.cores = 2;
   options.machine = "a test's machine";
   int told = 0;
   const auto profiled = RunProfile(options, &clock, [&](absl::string_view) { ++told; });
   ASSERT_TRUE(profiled.ok()) << profiled.status();
-  EXPECT_EQ(told, 2);
+  EXPECT_EQ(told, 1);
   EXPECT_TRUE(cluster::CheckProfile(profiled->profile).ok())
       << cluster::CheckProfile(profiled->profile);
   const v1::OpTimes& times = profiled->profile.op_times();
@@ -265,7 +264,6 @@ TEST(ProfileRunTest, ShortProfile_HasAnEntryForEveryOpOfAJobItHasNotSeen) {
   for (const v1::GroupRun& run : times.group_runs()) {
     EXPECT_GT(run.step_seconds(), 0);
     EXPECT_GT(run.core_seconds(), run.alone_core_seconds());
-    EXPECT_EQ(run.stage_layers_size(), run.spec().parallelism().pipeline());
   }
   const std::string summary = SummaryOf(*profiled);
   for (const ProfiledRun& run : profiled->runs) {

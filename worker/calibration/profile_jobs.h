@@ -16,6 +16,9 @@ struct ProfileShape {
   const char* name;
   int64_t hidden, layers, ffn, expert_ffn, heads, q_rank, kv_rank, nope, rope, v, experts, top_k;
   int64_t vocabulary, sequence_length, sequences, micro_batches;
+  // In a round, and as many before that aren't measured: small models need many steps until caches
+  // and clocks are as a long training leaves them.
+  int64_t steps;
 };
 absl::Span<const ProfileShape> ProfileShapes();
 // Those that several ranks train together as well.

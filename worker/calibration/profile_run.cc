@@ -64,7 +64,6 @@ struct AloneRun {
 struct Group {
   size_t alone = 0;  // index of the same job on one rank
   TrainingRun training;
-  std::vector<int64_t> stage_layers;
   std::vector<double> step_s;
   std::vector<double> core_over_alone;
 };
@@ -207,8 +206,8 @@ absl::Status MachineProfile::Measured::Prepare() {
       AloneRun& run = alone_.emplace_back();
       run.name = absl::StrCat(shape.name, " ", precision);
       FATHOM_ASSIGN_OR_RETURN(run.training.spec, ProfileSpec(shape, precision, one, token_file));
-      run.training.warm_steps = 1;
-      run.training.steps = options_.steps;
+      run.training.warm_steps = shape.steps;
+      run.training.steps = shape.steps;
       run.training.meter_ops = true;
       FATHOM_ASSIGN_OR_RETURN(run.counts, CountStep(run.training.spec));
       for (const ProfileShape& grouped : GroupShapes()) {
@@ -228,8 +227,8 @@ absl::Status MachineProfile::Measured::AddGroups(const ProfileShape& shape,
     Group& group = groups_.emplace_back();
     group.alone = alone_.size() - 1;
     FATHOM_ASSIGN_OR_RETURN(group.training.spec, ProfileSpec(shape, precision, layout, token_file));
-    group.training.warm_steps = 1;
-    group.training.steps = options_.steps;
+    group.training.warm_steps = shape.steps;
+    group.training.steps = shape.steps;
   }
   return absl::OkStatus();
 }
@@ -250,9 +249,6 @@ absl::Status MachineProfile::Measured::RunGroup(Group* group) {
   group->step_s.push_back(StepSeconds(measured.ranks[0]));
   group->core_over_alone.push_back(measured.core_seconds / alone_[group->alone].step_s.back());
   if (!first) return absl::OkStatus();
-  for (const v1::Stage& stage : measured.plan.stages()) {
-    group->stage_layers.push_back(stage.layer_count());
-  }
   if (layout.expert() != 2 || layout.pipeline() != 1) return absl::OkStatus();
   // Where tokens go is the same in every round.
   TrainingRun metered = group->training;
@@ -306,7 +302,6 @@ absl::StatusOr<Profiled> MachineProfile::Measured::Finish() const {
   for (const Group& group : groups_) {
     v1::GroupRun& run = *times.add_group_runs();
     *run.mutable_spec() = group.training.spec;
-    for (const int64_t layers : group.stage_layers) run.add_stage_layers(layers);
     const double alone_s = typical[group.alone].step_s;
     run.set_step_seconds(Median(group.step_s));
     run.set_core_seconds(alone_s * Median(group.core_over_alone));

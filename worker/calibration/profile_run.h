@@ -24,8 +24,7 @@ namespace fathom::calibration {
 struct ProfileOptions {
   std::string scratch_folder;           // for a token file
   std::vector<std::string> precisions;  // empty: all
-  int rounds = 5;
-  int64_t steps = 2;         // of each run in a round
+  int rounds = 4;
   int cores = 1;             // of this machine
   int64_t memory_bytes = 0;  // of this machine
   std::string machine;       // its processor, in words

@@ -10,14 +10,13 @@
 #include "absl/status/statusor.h"
 #include "common/base/clock.h"
 #include "proto/fathom/v1/job.pb.h"
-#include "proto/fathom/v1/plan.pb.h"
 #include "proto/fathom/v1/worker.pb.h"
 #include "worker/calibration/metered_ops.h"
 
 namespace fathom::calibration {
 
 struct TrainingRun {
-  v1::JobSpec spec;              // resolved
+  v1::JobSpec spec;              // resolved; ranks are as in plan::EvenPlan
   int ranks_per_node = 1 << 20;  // ranks of different nodes meet over TCP
   int64_t warm_steps = 2;        // not measured
   int64_t steps = 3;
@@ -31,13 +30,9 @@ struct MeasuredRank {
 };
 
 struct MeasuredTraining {
-  v1::Plan plan;
   std::vector<MeasuredRank> ranks;
   double core_seconds = 0;  // of a step, all ranks and their transport together
 };
-
-// Contiguous stages of near-equal layer counts, experts in equal runs, ranks on numbered nodes.
-v1::Plan PlanOfRun(const v1::JobSpec& spec, int ranks_per_node);
 
 // `clock` may be one that counts each thread's time alone. Errors: the first rank's that failed.
 absl::StatusOr<MeasuredTraining> RunTraining(const TrainingRun& run, const Clock* clock);

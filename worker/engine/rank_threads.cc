@@ -8,6 +8,7 @@
 #include "common/base/real_clock.h"
 #include "common/base/status_util.h"
 #include "common/data/token_file.h"
+#include "common/plan/even_plan.h"
 #include "common/plan/job_resolve.h"
 #include "common/plan/plan_layout.h"
 #include "gtest/gtest.h"
@@ -159,34 +160,9 @@ v1::JobSpec ToySpec(const std::string& token_file) {
 }
 
 v1::Plan PlanFor(const v1::JobSpec& spec, const JobSetting& setting) {
-  v1::Plan plan;
+  v1::Plan plan = plan::EvenPlan(spec, setting.ranks_per_node);
   plan.set_job("test-1");
   plan.set_epoch(setting.epoch);
-  *plan.mutable_spec() = spec;
-  const int pipeline = spec.parallelism().pipeline();
-  const int64_t layers = spec.model().num_hidden_layers();
-  for (int stage = 0; stage < pipeline; ++stage) {
-    v1::Stage* out = plan.add_stages();
-    out->set_index(stage);
-    out->set_first_layer(layers * stage / pipeline);
-    out->set_layer_count(layers * (stage + 1) / pipeline - out->first_layer());
-    out->set_has_embedding(stage == 0);
-    out->set_has_head(stage == pipeline - 1);
-  }
-  const int expert = spec.parallelism().expert();
-  const int ranks = pipeline * expert * spec.parallelism().replicas();
-  for (int rank = 0; rank < ranks; ++rank) {
-    v1::RankAssignment* out = plan.add_ranks();
-    out->set_rank(rank);
-    out->set_node(absl::StrCat("node", rank / setting.ranks_per_node));
-    out->set_device(rank % setting.ranks_per_node);
-    out->set_pipeline_rank(rank % pipeline);
-    out->set_expert_rank(rank / pipeline % expert);
-    out->set_replica(rank / pipeline / expert);
-  }
-  for (int64_t e = 0; e < spec.model().n_routed_experts(); ++e) {
-    plan.add_expert_owner(static_cast<int>(e * expert / spec.model().n_routed_experts()));
-  }
   if (!setting.resume_manifest.empty()) {
     plan.mutable_resume()->set_manifest(setting.resume_manifest);
     plan.mutable_resume()->set_step(setting.resume_step);

@@ -44,7 +44,7 @@ std::string WriteTestTokens(int64_t tokens);
 // The toy model with everything resolved: data at `token_file`.
 v1::JobSpec ToySpec(const std::string& token_file);
 
-// Contiguous stages of near-equal layer counts, experts in equal runs, ranks on numbered nodes.
+// As plan::EvenPlan, with the setting's epoch and manifest.
 v1::Plan PlanFor(const v1::JobSpec& spec, const JobSetting& setting);
 
 // Errors: the first rank's that failed.

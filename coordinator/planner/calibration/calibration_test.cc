@@ -500,7 +500,7 @@ TEST(ExcessLoadsTest, ExpectedMaximaOfNormals_AreTheTables) {
   // Expected largest of n standard normals (Harter 1961).
   for (const auto& [n, largest] : {std::pair(4, 1.02938), {8, 1.42360}, {16, 1.76599}}) {
     const std::vector<double> excess = ExcessLoads(n, n, 0.1);  // one expert for each rank
-    EXPECT_NEAR(excess.back() / 0.1 / largest, 1, 0.02) << n;  // Blom's approximation
+    EXPECT_NEAR(excess.back() / 0.1 / largest, 1, 0.02) << n;   // Blom's approximation
     EXPECT_TRUE(std::is_sorted(excess.begin(), excess.end()));
   }
 }
@@ -548,21 +548,19 @@ v1::GroupRun RunOf(int pipeline, int expert, int replicas) {
   job.mutable_spec()->mutable_training()->set_steps(1);
   v1::GroupRun run;
   *run.mutable_spec() = plan::ResolveJob(job).value().spec();
-  for (int stage = 0; stage < pipeline; ++stage) run.add_stage_layers(6 / pipeline);
   return run;
 }
 
 // As a machine of these op times would measure it.
 v1::GroupRun Measured(v1::GroupRun run, const v1::OpTimes& machine) {
-  const std::vector<int64_t> stages(run.stage_layers().begin(), run.stage_layers().end());
-  const CpuStep group = PredictOnOneMachine(run.spec(), stages, 8, machine).value();
+  const CpuStep group = PredictOnOneMachine(run.spec(), 8, machine).value();
   run.set_step_seconds(group.seconds);
   run.set_core_seconds(group.core_seconds);
   v1::JobSpec one = run.spec();
   one.mutable_parallelism()->set_pipeline(1);
   one.mutable_parallelism()->set_expert(1);
   one.mutable_parallelism()->set_replicas(1);
-  run.set_alone_core_seconds(PredictOnOneMachine(one, {6}, 8, machine).value().core_seconds);
+  run.set_alone_core_seconds(PredictOnOneMachine(one, 8, machine).value().core_seconds);
   return run;
 }
 
@@ -619,7 +617,7 @@ TEST(SharingFitTest, NoRunsOrBrokenOnes_ChangeNothing) {
   EXPECT_TRUE(FitSharing(&times).value().empty());
   EXPECT_EQ(times.SerializeAsString(), RoundTimes().SerializeAsString());
   *times.add_group_runs() = RunOf(2, 1, 1);
-  times.mutable_group_runs(0)->clear_stage_layers();
+  times.mutable_group_runs(0)->mutable_spec()->set_precision("fp3");
   const v1::OpTimes before = times;
   EXPECT_FALSE(FitSharing(&times).ok());
   EXPECT_EQ(times.SerializeAsString(), before.SerializeAsString());

@@ -2,9 +2,6 @@
 #ifndef FATHOM_COORDINATOR_PLANNER_CALIBRATION_MACHINE_STEP_H_
 #define FATHOM_COORDINATOR_PLANNER_CALIBRATION_MACHINE_STEP_H_
 
-#include <cstdint>
-#include <vector>
-
 #include "absl/status/statusor.h"
 #include "coordinator/planner/calibration/cpu_step.h"
 #include "proto/fathom/v1/hardware.pb.h"
@@ -12,12 +9,10 @@
 
 namespace fathom::planner {
 
-// `spec`: resolved. `stage_layers`: of its pipeline's stages. Ranks are numbered along the pipeline
-// first and fill one node after another; nodes share the machine's times.cores(). Errors: as
-// PredictCpuStep; of the model or the schedule.
-absl::StatusOr<CpuStep> PredictOnOneMachine(const v1::JobSpec& spec,
-                                            const std::vector<int64_t>& stage_layers,
-                                            int ranks_per_node, const v1::OpTimes& times);
+// `spec`: resolved. Stages and ranks are as in plan::EvenPlan; the nodes share times.cores() cores.
+// Errors: as PredictCpuStep; of the model or the schedule.
+absl::StatusOr<CpuStep> PredictOnOneMachine(const v1::JobSpec& spec, int ranks_per_node,
+                                            const v1::OpTimes& times);
 
 }  // namespace fathom::planner
 

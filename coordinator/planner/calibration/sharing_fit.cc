@@ -29,9 +29,7 @@ int RanksOf(const v1::Parallelism& layout) {
 }
 
 absl::StatusOr<CpuStep> PredictRun(const v1::GroupRun& run, const v1::OpTimes& times) {
-  return PredictOnOneMachine(
-      run.spec(), std::vector<int64_t>(run.stage_layers().begin(), run.stage_layers().end()),
-      RanksOf(run.spec().parallelism()), times);
+  return PredictOnOneMachine(run.spec(), RanksOf(run.spec().parallelism()), times);
 }
 
 // A group run as the op times see it, before anything is fitted.
@@ -47,8 +45,7 @@ absl::StatusOr<GroupWork> WorkOfRun(const v1::GroupRun& run, v1::OpTimes plain) 
   one.mutable_parallelism()->set_pipeline(1);
   one.mutable_parallelism()->set_expert(1);
   one.mutable_parallelism()->set_replicas(1);
-  FATHOM_ASSIGN_OR_RETURN(const CpuStep alone,
-                          PredictOnOneMachine(one, {one.model().num_hidden_layers()}, 1, plain));
+  FATHOM_ASSIGN_OR_RETURN(const CpuStep alone, PredictOnOneMachine(one, 1, plain));
   FATHOM_ASSIGN_OR_RETURN(const CpuStep group, PredictRun(run, plain));
   TurnOf(&plain).set_fixed_seconds(kTurnUnit);
   FATHOM_ASSIGN_OR_RETURN(const CpuStep turning, PredictRun(run, plain));

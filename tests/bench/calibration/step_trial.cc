@@ -14,6 +14,10 @@
 namespace fathom::bench {
 namespace {
 
+// Models so small take so many times as many steps, until caches and clocks are as a long training
+// leaves them.
+constexpr int64_t kSmallHidden = 64;
+constexpr int64_t kSmallTimes = 5;
 constexpr double kMeanErrorMax = 0.08;
 constexpr double kWorstErrorMax = 0.20;
 
@@ -22,15 +26,6 @@ double Median(std::vector<double> values) {
   const size_t half = values.size() / 2;
   if (values.empty()) return 0;
   return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
-}
-
-absl::StatusOr<planner::CpuStep> Predict(const v1::JobSpec& spec,
-                                         const StepConfiguration& configuration,
-                                         const v1::OpTimes& times) {
-  const v1::Plan plan = calibration::PlanOfRun(spec, configuration.ranks_per_node);
-  std::vector<int64_t> layers;
-  for (const v1::Stage& stage : plan.stages()) layers.push_back(stage.layer_count());
-  return planner::PredictOnOneMachine(spec, layers, configuration.ranks_per_node, times);
 }
 
 // Mean and worst, as parts of 1.
@@ -57,9 +52,13 @@ double StepTrial::noise() const {
 
 absl::Status PredictTrial(const v1::JobSpec& spec, const v1::OpTimes& times,
                           const v1::OpTimes& before, StepTrial* trial) {
-  FATHOM_ASSIGN_OR_RETURN(const planner::CpuStep step, Predict(spec, trial->configuration, times));
-  FATHOM_ASSIGN_OR_RETURN(const planner::CpuStep earlier,
-                          Predict(spec, trial->configuration, before));
+  FATHOM_ASSIGN_OR_RETURN(
+      const planner::CpuStep step,
+      planner::PredictOnOneMachine(spec, trial->configuration.ranks_per_node, times));
+  FATHOM_ASSIGN_OR_RETURN(
+      const planner::CpuStep earlier,
+
+      planner::PredictOnOneMachine(spec, trial->configuration.ranks_per_node, before));
   trial->predicted_s = step.seconds;
   trial->predicted_before_s = earlier.seconds;
   trial->predicted_core_s = step.core_seconds;
@@ -72,8 +71,9 @@ absl::Status MeasureTrial(const v1::JobSpec& spec, int64_t steps, const Clock* c
   calibration::TrainingRun run;
   run.spec = spec;
   run.ranks_per_node = trial->configuration.ranks_per_node;
-  run.warm_steps = 2;
-  run.steps = steps;
+  const int64_t times = spec.model().hidden_size() < kSmallHidden ? kSmallTimes : 1;
+  run.warm_steps = 2 * times;
+  run.steps = steps * times;
   FATHOM_ASSIGN_OR_RETURN(const calibration::MeasuredTraining measured,
                           calibration::RunTraining(run, clock));
   std::vector<double> seconds;

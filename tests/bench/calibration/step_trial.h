@@ -36,7 +36,7 @@ struct StepTrial {
 // `times`: measured in rounds with the trial; `before`: before them. Errors: as PredictCpuStep.
 absl::Status PredictTrial(const v1::JobSpec& spec, const v1::OpTimes& times,
                           const v1::OpTimes& before, StepTrial* trial);
-// One more round of so many steps. Errors: of the training.
+// One more round of so many steps, small models' being more. Errors: of the training.
 absl::Status MeasureTrial(const v1::JobSpec& spec, int64_t steps, const Clock* clock,
                           StepTrial* trial);
 
