@@ -7,6 +7,7 @@
 
 #include "common/cluster/cluster_description.h"
 #include "common/schedule/named_schedules.h"
+#include "coordinator/planner/cost/step_fields.h"
 #include "gtest/gtest.h"
 
 namespace fathom::planner {
@@ -132,6 +133,37 @@ TEST(StepModel, Breakdown_AddsUpToTheStep) {
     EXPECT_GE(step->seconds, step->simulation.makespan) << schedule;
     EXPECT_GE(step->breakdown.bubble_s(), 0) << schedule;
   }
+}
+
+TEST(StepFields, PublishedRun_HasEveryLayerRankAndSecond) {
+  const Case given = Published();
+  const absl::StatusOr<StepTimes> step = World(given).Predict(/*with_assumptions=*/true);
+  ASSERT_TRUE(step.ok()) << step.status();
+  v1::Prediction prediction;
+  FillStep(given.layout, *step, &prediction);
+  EXPECT_EQ(prediction.step().seconds(), step->seconds);
+  EXPECT_NEAR(Sum(prediction.step().breakdown()), step->seconds, 1e-9);
+  ASSERT_EQ(prediction.stages_size(), 16);
+  int64_t layers = 0;
+  for (const v1::PredictedStage& stage : prediction.stages()) {
+    EXPECT_EQ(stage.first_layer(), layers);
+    EXPECT_EQ(stage.has_embedding(), stage.index() == 0);
+    EXPECT_EQ(stage.has_head(), stage.index() == 15);
+    EXPECT_EQ(stage.message_s() > 0, stage.index() < 15);
+    layers += stage.layer_count();
+  }
+  EXPECT_EQ(layers, 61);
+  EXPECT_EQ(prediction.stages(5).overlapped_s(), step->stages[5].costs.overlapped);
+  ASSERT_EQ(prediction.ranks_size(), 16);
+  for (const v1::PredictedRank& rank : prediction.ranks()) {
+    EXPECT_EQ(rank.peak_activations(), 17) << "DualPipe's P + 1";
+    EXPECT_NEAR(rank.busy_s() + rank.idle_s(), step->simulation.makespan, 1e-9);
+  }
+  EXPECT_EQ(prediction.assumptions_size(), static_cast<int>(step->assumptions.size()));
+  const v1::PredictedLayout layout = ToProto(given.layout, "dualpipe");
+  EXPECT_EQ(layout.recomputation(), "selective");
+  EXPECT_EQ(layout.stage_layers_size(), 16);
+  EXPECT_EQ(layout.micro_batches(), 120);
 }
 
 TEST(StepModel, Assumptions_SayWhatTheyAddAndWhereTheyComeFrom) {
