@@ -495,9 +495,9 @@ class CommandTree {
   }
 
   void AddProfileMachine() {
-    CLI::App* leaf =
-        Leaf(&app_, "profile", Command::kProfileMachine,
-             "Measure this machine, so that steps of CPU jobs can be predicted; takes a minute or two");
+    CLI::App* leaf = Leaf(
+        &app_, "profile", Command::kProfileMachine,
+        "Measure this machine, so that steps of CPU jobs can be predicted; takes a minute or two");
     Mark(leaf->add_option("-o,--out", options_.profile_machine.file,
                           "The device profile to write; default cpu-profile.yaml in the local "
                           "state folder, where plans look for it"),
