@@ -504,6 +504,11 @@ class CommandTree {
          ArgumentKind::kFile);
     leaf->add_option("--precision", options_.profile_machine.precisions,
                      "Only these; default fp32, bf16 and fp8");
+    Whole(leaf->add_option("--rounds", options_.profile_machine.rounds,
+                           "Of which medians count: more on a machine that others use too; "
+                           "default 4, of a quarter of a minute each"),
+          1, kIntMax)
+        ->type_name("ROUNDS");
     leaf->footer(
         "Here -o is --out. Options of every command, such as --state-dir: fathomctl --help\n");
   }

@@ -225,6 +225,7 @@ struct WhatIfOptions {
 struct ProfileMachineOptions {
   std::string file;                     // empty: in the local state folder
   std::vector<std::string> precisions;  // empty: all
+  int rounds = 0;                       // 0: as many as fathom-profile takes by itself
 };
 
 struct Options {

@@ -115,6 +115,10 @@ absl::Status RunProfileMachine(const ProfileMachineOptions& options, Session& se
     command.push_back("--precision");
     command.push_back(precision);
   }
+  if (options.rounds > 0) {
+    command.push_back("--rounds");
+    command.push_back(absl::StrCat(options.rounds));
+  }
   FATHOM_ASSIGN_OR_RETURN(const std::string summary, OutputOf(command));
   v1::DeviceProfile profile;
   FATHOM_RETURN_IF_ERROR(LoadYamlFile(file, &profile));

@@ -14,6 +14,7 @@ namespace fathom::cli {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 // Writes a profile of one op to the file after -o, and says with what it was called.
 constexpr char kProfiler[] = R"(#!/bin/sh
@@ -65,6 +66,10 @@ TEST_F(ProfileMachineTest, FileAndPrecision_ArePassedOn) {
   EXPECT_THAT(ctl_.out(), HasSubstr("\"mean_relative_error\": 0.25"));
   EXPECT_EQ(ctl_.Run({"profile", "--precision", "fp32"}), 0) << ctl_.err();
   EXPECT_THAT(ctl_.out(), HasSubstr("--precision fp32"));
+  EXPECT_THAT(ctl_.out(), Not(HasSubstr("--rounds")));
+  EXPECT_EQ(ctl_.Run({"profile", "--rounds", "7"}), 0) << ctl_.err();
+  EXPECT_THAT(ctl_.out(), HasSubstr("--rounds 7"));
+  EXPECT_NE(ctl_.Run({"profile", "--rounds", "0"}), 0);
 }
 
 TEST_F(ProfileMachineTest, ProgramThatFails_FailsWithItsExitCode) {

@@ -123,7 +123,7 @@ class PrometheusTest(unittest.TestCase):
         del cluster.up  # the class's own again
         # By its profile steps are predicted.
         os.makedirs(cluster.state)
-        cluster.ctl("profile", "--precision", "fp32", seconds=400)
+        cluster.ctl("profile", "--precision", "fp32", "--rounds", "1", seconds=400)
         cls.enterClassContext(cluster)
         cls.coordinator = cluster.coordinator()["metrics_address"]
         cls.prometheus = cls.enterClassContext(Prometheus(cluster, cls.coordinator))

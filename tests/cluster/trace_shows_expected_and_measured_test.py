@@ -27,7 +27,7 @@ class TraceTest(unittest.TestCase):
 
         def profile_and_bring_up():
             os.makedirs(cluster.state, exist_ok=True)
-            cluster.ctl("profile", "--precision", "fp32", seconds=400)
+            cluster.ctl("profile", "--precision", "fp32", "--rounds", "1", seconds=400)
             bring_up()
 
         cluster.up = profile_and_bring_up
