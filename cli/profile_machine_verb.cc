@@ -76,7 +76,8 @@ Value ValueOf(const std::string& file, const v1::OpTimes& times) {
       .Set("entries", times.ops_size())
       .Set("mean_relative_error", fitted > 0 ? error / fitted : 0.0)
       .Set("busy_slowdown", times.busy_slowdown())
-      .Set("turns_slowdown", times.turns_slowdown());
+      .Set("turns_slowdown", times.turns_slowdown())
+      .Set("group_slowdown", times.group_slowdown());
   return value;
 }
 
@@ -93,8 +94,10 @@ std::string SharingSummary(const std::vector<planner::FittedGroup>& groups,
   }
   absl::StrAppendFormat(&out,
                         "work takes %.2f times as long while %d cores are busy, and %.2f times "
-                        "that while ranks take turns\n",
-                        times.busy_slowdown(), times.cores(), times.turns_slowdown());
+                        "that while ranks take turns; steps of several ranks take %.2f times as "
+                        "long as work and waits explain\n",
+                        times.busy_slowdown(), times.cores(), times.turns_slowdown(),
+                        times.group_slowdown());
   return out;
 }
 

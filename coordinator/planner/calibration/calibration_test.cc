@@ -575,6 +575,7 @@ TEST(SharingFitTest, MachineThatSlowsSharersDown_IsFoundAgain) {
   machine.set_cores(2);
   machine.set_busy_slowdown(1.15);
   machine.set_turns_slowdown(1.1);
+  machine.set_group_slowdown(1.07);
   SetTurn(20e-6, &machine);
   v1::OpTimes times = RoundTimes();
   times.set_cores(2);
@@ -589,6 +590,7 @@ TEST(SharingFitTest, MachineThatSlowsSharersDown_IsFoundAgain) {
   // While a rank waits for others nobody slows it down, so the fit is a little less.
   EXPECT_NEAR(times.busy_slowdown(), 1.15, 0.02);
   EXPECT_NEAR(times.turns_slowdown(), 1.1, 0.03);
+  EXPECT_NEAR(times.group_slowdown(), 1.07, 0.02);
   for (const FittedGroup& group : *groups) {
     EXPECT_NEAR(group.fitted_s / group.measured_s, 1, 0.02) << group.name;
     EXPECT_NEAR(group.fitted_core_s / group.measured_core_s, 1, 0.02) << group.name;
@@ -610,6 +612,7 @@ TEST(SharingFitTest, OpTimesThatAreTooLong_DontPassForSharing) {
   ASSERT_TRUE(FitSharing(&times).ok());
   EXPECT_NEAR(times.busy_slowdown(), 1, 1e-6);
   EXPECT_EQ(times.turns_slowdown(), 0) << "nothing was measured of it";
+  EXPECT_NEAR(times.group_slowdown(), 1, 1e-3);
 }
 
 TEST(SharingFitTest, NoRunsOrBrokenOnes_ChangeNothing) {

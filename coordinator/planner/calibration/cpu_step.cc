@@ -166,6 +166,10 @@ void FillPeaks(const schedule::Schedule& schedule, schedule::Simulation* simulat
   }
 }
 
+double GroupSlowdown(const CpuPlaces& places, const v1::OpTimes& times) {
+  return places.node_of_rank.size() > 1 ? std::max(1.0, times.group_slowdown()) : 1;
+}
+
 // What the prediction rests on, and what sharing cores adds.
 std::vector<v1::Assumption> AssumptionsOf(const CpuJob& job, const CpuPlaces& places,
                                           const v1::OpTimes& times, double shared_s, double alone_s,
@@ -197,6 +201,12 @@ std::vector<v1::Assumption> AssumptionsOf(const CpuJob& job, const CpuPlaces& pl
                         times.expert_load_spread()),
         absl::StrCat(measured, "; routing of other models and data may differ"),
         std::max(0.0, shared_s - balanced_s));
+  }
+  const double group = GroupSlowdown(places, times);
+  if (group > 1) {
+    add("waits beyond those", absl::StrFormat("%.1f%%", 100 * (group - 1)),
+        absl::StrCat(measured, ": ranks that are woken don't always get a core at once"),
+        shared_s * (group - 1));
   }
   return out;
 }
@@ -282,7 +292,7 @@ absl::StatusOr<CpuStep> PredictCpuStep(const CpuJob& job, const schedule::Schedu
 
   CpuStep step;
   FATHOM_ASSIGN_OR_RETURN(step.stages, StagesFrom(job, std::move(passes), time));
-  step.seconds = shared.makespan;
+  step.seconds = shared.makespan * GroupSlowdown(places, times);
   step.core_seconds = shared.core_seconds;
   step.simulation = LaneOf(schedule, shared);
   FillPeaks(schedule, &step.simulation);

@@ -38,6 +38,7 @@ struct GroupWork {
   double work_s = 0;  // of cores that nobody shares
   double turns = 0;
   double measured_s = 0;  // core time
+  double bias = 1;        // measured over predicted, of the job on one rank
 };
 
 absl::StatusOr<GroupWork> WorkOfRun(const v1::GroupRun& run, v1::OpTimes plain) {
@@ -51,7 +52,8 @@ absl::StatusOr<GroupWork> WorkOfRun(const v1::GroupRun& run, v1::OpTimes plain) 
   FATHOM_ASSIGN_OR_RETURN(const CpuStep turning, PredictRun(run, plain));
   GroupWork out;
   out.ranks = RanksOf(run.spec().parallelism());
-  out.work_s = group.core_seconds * run.alone_core_seconds() / alone.core_seconds;
+  out.bias = run.alone_core_seconds() / alone.core_seconds;
+  out.work_s = group.core_seconds * out.bias;
   out.turns = (turning.core_seconds - group.core_seconds) / kTurnUnit;
   out.measured_s = run.core_seconds();
   return out;
@@ -93,6 +95,20 @@ void FitTurns(const std::vector<GroupWork>& works, v1::OpTimes* times) {
   times->set_turns_slowdown(std::max(1.0, calibration::NonNegativeLeastSquares(equations)[0]));
 }
 
+// group_slowdown, from all groups, when all else is fitted.
+absl::Status FitGroups(const std::vector<GroupWork>& works, v1::OpTimes* times) {
+  std::vector<Equation> equations;
+  for (int i = 0; i < times->group_runs_size(); ++i) {
+    const v1::GroupRun& run = times->group_runs(i);
+    FATHOM_ASSIGN_OR_RETURN(const CpuStep step, PredictRun(run, *times));
+    equations.push_back({{works[i].bias * step.seconds},
+                         run.step_seconds(),
+                         1 / (run.step_seconds() * run.step_seconds())});
+  }
+  times->set_group_slowdown(std::max(1.0, calibration::NonNegativeLeastSquares(equations)[0]));
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<FittedGroup>> FitSharing(v1::OpTimes* times) {
@@ -109,6 +125,8 @@ absl::StatusOr<std::vector<FittedGroup>> FitSharing(v1::OpTimes* times) {
   }
   FitBusy(works, times);
   FitTurns(works, times);
+  times->set_group_slowdown(1);
+  FATHOM_RETURN_IF_ERROR(FitGroups(works, times));
   for (const v1::GroupRun& run : times->group_runs()) {
     const v1::Parallelism& layout = run.spec().parallelism();
     FATHOM_ASSIGN_OR_RETURN(const CpuStep step, PredictRun(run, *times));
