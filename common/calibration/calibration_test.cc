@@ -54,6 +54,18 @@ int64_t HeldElements(const StepEnd& end) {
   return elements;
 }
 
+TEST(OpTimeFormulaTest, EachKindOfOp_HasItsElements) {
+  const auto sums = [](const char* op) {
+    return SumsOf({.op = op, .m = 10, .n = 20, .k = 30, .count = 2, .heads = 4});
+  };
+  EXPECT_EQ(sums("Gemm").operand_elements, 2 * 20 * 30);
+  EXPECT_EQ(sums("Gemm").rows, 0);
+  EXPECT_EQ(sums("AttentionForward").operand_elements, 2 * 10 * 30 * 4);
+  EXPECT_EQ(sums("AttentionBackward").rows, 0);
+  EXPECT_EQ(sums("Copy").operand_elements, 0);
+  EXPECT_EQ(sums("Copy").rows, 2 * 10);
+}
+
 TEST(StepWorkTest, OneRank_HoldsEveryParameterOnce) {
   for (const char* name : {"tiny", "toy"}) {
     const model::ModelConfig config = Preset(name);

@@ -239,7 +239,8 @@ void Attend(const Sizes& z, bool backward, Builder* b) {
              .n = z.q_width() + z.v_width(),
              .k = z.length,
              .flops = 2 * tokens * widths * static_cast<double>(z.length) / 2,
-             .bytes = tokens * elements * b->a() + lse});
+             .bytes = tokens * elements * b->a() + lse,
+             .heads = z.heads});
 }
 
 void AttentionForward(const Sizes& z, Builder* b) {

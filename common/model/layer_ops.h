@@ -38,6 +38,7 @@ struct OpCall {
   bool grouped = false;  // of the local experts, mean rows each; an accelerator runs the `count`
                          // calls as one
   bool fusable = false;
+  int64_t heads = 0;  // of attention
 };
 
 using OpCalls = std::vector<OpCall>;

@@ -260,7 +260,7 @@ TEST(ProfileRunTest, ShortProfile_HasAnEntryForEveryOpOfAJobItHasNotSeen) {
     EXPECT_LT(seconds, 1) << name;
   }
   EXPECT_GT(times.expert_load_spread(), 0);
-  EXPECT_EQ(times.group_runs_size(), 3 * 3);  // shapes and layouts
+  EXPECT_EQ(times.group_runs_size(), 5 * 3);  // shapes and layouts
   for (const v1::GroupRun& run : times.group_runs()) {
     EXPECT_GT(run.step_seconds(), 0);
     EXPECT_GT(run.core_seconds(), run.alone_core_seconds());

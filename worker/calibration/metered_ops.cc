@@ -151,7 +151,8 @@ class MeteredOps final : public kernels::Ops {
                         const Matrix& v, const Matrix& out, const Matrix& lse) override {
     const double moved = Bytes(q) + Bytes(k) + Bytes(v) + Bytes(out) + Bytes(lse);
     Time({"AttentionForward", FormatOf(q.dtype), q.rows, q.cols + out.cols, shape.sequence_length,
-          Scores(shape) * 2 * static_cast<double>(shape.qk_head_dim + shape.v_head_dim), moved},
+          Scores(shape) * 2 * static_cast<double>(shape.qk_head_dim + shape.v_head_dim), moved,
+          shape.heads},
          [&] { ops_->AttentionForward(shape, q, k, v, out, lse); });
   }
   void AttentionBackward(const kernels::AttentionShape& shape, const Matrix& q, const Matrix& k,
@@ -160,7 +161,7 @@ class MeteredOps final : public kernels::Ops {
     const double moved = 2 * (Bytes(q) + Bytes(k) + Bytes(v) + Bytes(out)) + Bytes(lse);
     const auto width = static_cast<double>(3 * shape.qk_head_dim + 2 * shape.v_head_dim);
     Time({"AttentionBackward", FormatOf(q.dtype), q.rows, q.cols + out.cols, shape.sequence_length,
-          Scores(shape) * 2 * width, moved},
+          Scores(shape) * 2 * width, moved, shape.heads},
          [&] { ops_->AttentionBackward(shape, q, k, v, out, lse, dout, dq, dk, dv); });
   }
   void SwiGluForward(const Matrix& gate_up, const Matrix& y) override {

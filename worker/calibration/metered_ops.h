@@ -26,14 +26,15 @@ struct OpShape {
   int64_t k = 1;
   double flops = 0;
   double bytes = 0;
+  int64_t heads = 0;  // of attention
 
   friend bool operator==(const OpShape& a, const OpShape& b) {
     return a.op == b.op && a.format == b.format && a.m == b.m && a.n == b.n && a.k == b.k &&
-           a.flops == b.flops && a.bytes == b.bytes;
+           a.flops == b.flops && a.bytes == b.bytes && a.heads == b.heads;
   }
   template <typename H>
   friend H AbslHashValue(H h, const OpShape& s) {
-    return H::combine(std::move(h), s.op, s.format, s.m, s.n, s.k, s.flops, s.bytes);
+    return H::combine(std::move(h), s.op, s.format, s.m, s.n, s.k, s.flops, s.bytes, s.heads);
   }
 };
 

@@ -26,12 +26,9 @@ struct Point {
   double share = 0;  // of the run's time in this op
 };
 
-bool IsProduct(const OpShape& shape) { return shape.op == "Gemm" || shape.op == "GemmFp8"; }
-
 CallSums SumsOf(const OpShape& shape) {
   CallSums sums = {1, shape.flops, shape.bytes, 0, 0};
-  (IsProduct(shape) ? sums.operand_elements : sums.rows) =
-      static_cast<double>(IsProduct(shape) ? shape.k * shape.n : shape.m);
+  AddElements(shape.op, shape.m, shape.n, shape.k, shape.heads, &sums);
   return sums;
 }
 

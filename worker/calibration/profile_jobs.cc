@@ -14,7 +14,7 @@ constexpr ProfileShape kShapes[] = {
     {"hidden 48", 48, 4, 96, 32, 3, 24, 16, 16, 8, 16, 8, 2, 264, 48, 2, 6, 8},
     {"hidden 96", 96, 4, 224, 64, 4, 48, 32, 16, 16, 24, 6, 2, 512, 96, 2, 4, 3},
     {"hidden 160", 160, 3, 320, 80, 4, 80, 48, 32, 16, 32, 12, 3, 264, 224, 1, 4, 2},
-    {"hidden 288", 288, 2, 512, 144, 6, 128, 96, 32, 32, 48, 4, 2, 320, 320, 1, 2, 2},
+    {"hidden 288", 288, 2, 512, 144, 6, 128, 96, 32, 32, 48, 4, 2, 320, 320, 1, 4, 1},
 };
 
 v1::ModelSpec ModelOf(const ProfileShape& shape) {
@@ -53,7 +53,6 @@ v1::Parallelism LayoutOf(int pipeline, int expert, int replicas) {
 }  // namespace
 
 absl::Span<const ProfileShape> ProfileShapes() { return kShapes; }
-absl::Span<const ProfileShape> GroupShapes() { return absl::MakeConstSpan(kShapes).subspan(1, 3); }
 
 std::vector<v1::Parallelism> GroupLayouts(int cores) {
   const int replicas = std::max(1, cores / 2);

@@ -21,10 +21,9 @@ struct ProfileShape {
   int64_t steps;
 };
 absl::Span<const ProfileShape> ProfileShapes();
-// Those that several ranks train together as well.
-absl::Span<const ProfileShape> GroupShapes();
 
-// Layouts that fill the cores, and that have two ranks for each core.
+// In which several ranks train them together as well: layouts that fill the cores, and that have
+// two ranks for each core.
 std::vector<v1::Parallelism> GroupLayouts(int cores);
 
 // Resolved.

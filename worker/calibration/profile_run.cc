@@ -172,7 +172,7 @@ absl::StatusOr<v1::DeviceProfile> FrameOf(const ProfileOptions& options) {
 class MachineProfile::Measured {
  public:
   Measured(const ProfileOptions& options, const Clock* clock)
-      : options_(options), clock_(clock), core_(clock), meter_s_(ProbeClock(&core_)) {}
+      : options_(options), clock_(clock), core_(clock), meter_s_(ProbeClock(clock)) {}
 
   absl::Status Prepare();
   absl::Status RunRound();
@@ -209,11 +209,9 @@ absl::Status MachineProfile::Measured::Prepare() {
       run.training.warm_steps = shape.steps;
       run.training.steps = shape.steps;
       run.training.meter_ops = true;
+      run.training.meter_clock = clock_;  // a thread's own time takes longer to read than small ops
       FATHOM_ASSIGN_OR_RETURN(run.counts, CountStep(run.training.spec));
-      for (const ProfileShape& grouped : GroupShapes()) {
-        if (grouped.name != shape.name) continue;
-        FATHOM_RETURN_IF_ERROR(AddGroups(shape, precision, token_file));
-      }
+      FATHOM_RETURN_IF_ERROR(AddGroups(shape, precision, token_file));
     }
   }
   return absl::OkStatus();

@@ -42,7 +42,10 @@ absl::Status RunRank(int rank, Meeting* meeting, MeasuredRank* measured) {
   OpMeter meter;
   meter.Switch(false);
   std::unique_ptr<kernels::Ops> ops = kernels::CreateCpuOps();
-  if (meeting->run->meter_ops) ops = MeterOps(std::move(ops), meeting->clock, &meter);
+  if (meeting->run->meter_ops) {
+    const Clock* clock = meeting->run->meter_clock;
+    ops = MeterOps(std::move(ops), clock != nullptr ? clock : meeting->clock, &meter);
+  }
   FATHOM_ASSIGN_OR_RETURN(std::unique_ptr<engine::RankParts> parts,
                           engine::PrepareRank(meeting->plan, rank, std::move(ops), meeting->clock));
   transport::RendezvousOptions options;

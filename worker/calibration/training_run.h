@@ -22,6 +22,7 @@ struct TrainingRun {
   int64_t steps = 3;
   // As many steps more, in turn with those: their calls of ops are measured, which slows them.
   bool meter_ops = false;
+  const Clock* meter_clock = nullptr;  // for those; none: as the steps
 };
 
 struct MeasuredRank {
