@@ -59,13 +59,16 @@ absl::StatusOr<GroupWork> WorkOfRun(const v1::GroupRun& run, v1::OpTimes plain) 
   return out;
 }
 
+// Equations below are weighted by the work that is known, not by the noisy measurement: else runs
+// that were measured short by chance would count more.
+
 // busy_slowdown and a turn, from groups that have a core for each rank.
 void FitBusy(const std::vector<GroupWork>& works, v1::OpTimes* times) {
   std::vector<Equation> equations;
   for (const GroupWork& work : works) {
     if (work.ranks > times->cores()) continue;
     equations.push_back(
-        {{work.work_s, work.turns}, work.measured_s, 1 / (work.measured_s * work.measured_s)});
+        {{work.work_s, work.turns}, work.measured_s, 1 / (work.work_s * work.work_s)});
   }
   if (equations.empty()) return;
   std::vector<double> x = calibration::NonNegativeLeastSquares(equations);
@@ -89,7 +92,7 @@ void FitTurns(const std::vector<GroupWork>& works, v1::OpTimes* times) {
     const double turns_s = work.turns * TurnOf(times).fixed_seconds();
     equations.push_back({{busy * work.work_s},
                          std::max(0.0, work.measured_s - turns_s),
-                         1 / (work.measured_s * work.measured_s)});
+                         1 / (work.work_s * work.work_s)});
   }
   if (equations.empty()) return;
   times->set_turns_slowdown(std::max(1.0, calibration::NonNegativeLeastSquares(equations)[0]));
@@ -101,9 +104,8 @@ absl::Status FitGroups(const std::vector<GroupWork>& works, v1::OpTimes* times) 
   for (int i = 0; i < times->group_runs_size(); ++i) {
     const v1::GroupRun& run = times->group_runs(i);
     FATHOM_ASSIGN_OR_RETURN(const CpuStep step, PredictRun(run, *times));
-    equations.push_back({{works[i].bias * step.seconds},
-                         run.step_seconds(),
-                         1 / (run.step_seconds() * run.step_seconds())});
+    const double fitted = works[i].bias * step.seconds;
+    equations.push_back({{fitted}, run.step_seconds(), 1 / (fitted * fitted)});
   }
   times->set_group_slowdown(std::max(1.0, calibration::NonNegativeLeastSquares(equations)[0]));
   return absl::OkStatus();
