@@ -70,7 +70,7 @@ class MachineProfile {
 absl::StatusOr<Profiled> RunProfile(const ProfileOptions& options, const Clock* clock,
                                     const std::function<void(absl::string_view)>& progress);
 
-// What was fitted and how well, for people: a line per run and the worst fitted ops.
+// What was fitted and how well, for people: a line per run.
 std::string SummaryOf(const Profiled& profiled);
 
 }  // namespace fathom::calibration

@@ -287,8 +287,12 @@ absl::StatusOr<CpuStep> PredictCpuStep(const CpuJob& job, const schedule::Schedu
     machine.turns_slowdown = 1;
   }
   FATHOM_ASSIGN_OR_RETURN(const SharedTimes alone, simulate(roomy));
-  setting.expert_load_spread = 0;
-  FATHOM_ASSIGN_OR_RETURN(const SharedTimes balanced, simulate(places.machines));
+  double balanced_s = shared.makespan;
+  if (job.parallelism.expert() > 1 && setting.expert_load_spread > 0) {
+    setting.expert_load_spread = 0;
+    FATHOM_ASSIGN_OR_RETURN(const SharedTimes balanced, simulate(places.machines));
+    balanced_s = balanced.makespan;
+  }
 
   CpuStep step;
   FATHOM_ASSIGN_OR_RETURN(step.stages, StagesFrom(job, std::move(passes), time));
@@ -304,8 +308,7 @@ absl::StatusOr<CpuStep> PredictCpuStep(const CpuJob& job, const schedule::Schedu
   step.reduce_s = step.breakdown.reduce_s();
   step.optimizer_s = step.breakdown.optimizer_s();
   step.other_s = step.breakdown.other_s();
-  step.assumptions =
-      AssumptionsOf(job, places, times, shared.makespan, alone.makespan, balanced.makespan);
+  step.assumptions = AssumptionsOf(job, places, times, shared.makespan, alone.makespan, balanced_s);
   return step;
 }
 

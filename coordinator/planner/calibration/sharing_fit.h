@@ -22,9 +22,9 @@ struct FittedGroup {
 };
 
 // Sets busy_slowdown, turns_slowdown, group_slowdown and the entry of a turn from `times`'
-// group_runs, and leaves those out. Each run's work is first scaled by what its job on one rank took over what is
-// predicted of it, so that the errors of op times don't pass for sharing. Without runs nothing
-// changes. INVALID_ARGUMENT: a run that is no job; NOT_FOUND as CalibratedTime.
+// group_runs, and leaves those out. Each run's work is first scaled by what its job on one rank
+// took over what is predicted of it, so that the errors of op times don't pass for sharing. Without
+// runs nothing changes. INVALID_ARGUMENT: a run that is no job; NOT_FOUND as CalibratedTime.
 absl::StatusOr<std::vector<FittedGroup>> FitSharing(v1::OpTimes* times);
 
 }  // namespace fathom::planner
