@@ -263,7 +263,9 @@ TEST(ProfileRunTest, ShortProfile_HasAnEntryForEveryOpOfAJobItHasNotSeen) {
   EXPECT_EQ(times.group_runs_size(), 5 * 3);  // shapes and layouts
   for (const v1::GroupRun& run : times.group_runs()) {
     EXPECT_GT(run.step_seconds(), 0);
-    EXPECT_GT(run.core_seconds(), run.alone_core_seconds());
+    EXPECT_GT(run.core_seconds(), 0);
+    EXPECT_GT(run.alone_core_seconds(), 0);
+    EXPECT_GT(run.spec().parallelism().pipeline() * run.spec().parallelism().expert(), 1);
   }
   const std::string summary = SummaryOf(*profiled);
   for (const ProfiledRun& run : profiled->runs) {
