@@ -506,7 +506,7 @@ class CommandTree {
                      "Only these; default fp32, bf16 and fp8");
     Whole(leaf->add_option("--rounds", options_.profile_machine.rounds,
                            "Of which medians count: more on a machine that others use too; "
-                           "default 4, of a quarter of a minute each"),
+                           "default 4, of half a minute each"),
           1, kIntMax)
         ->type_name("ROUNDS");
     leaf->footer(

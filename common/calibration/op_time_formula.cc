@@ -23,20 +23,18 @@ double CacheFactorOf(const v1::OpTime& entry, double bytes) {
 
 }  // namespace
 
-void AddElements(std::string_view op, int64_t m, int64_t n, int64_t k, int64_t heads,
-                 CallSums* sums) {
-  if (op == "Gemm" || op == "GemmFp8") {
-    sums->operand_elements += sums->count * static_cast<double>(k) * static_cast<double>(n);
-  } else if (op == "AttentionForward" || op == "AttentionBackward") {
-    sums->operand_elements += sums->count * static_cast<double>(m) * static_cast<double>(k * heads);
-  } else {
-    sums->rows += sums->count * static_cast<double>(m);
-  }
-}
-
 CallSums SumsOf(const model::OpCall& call) {
   CallSums sums = {static_cast<double>(call.count), call.flops, call.bytes, 0, 0};
-  AddElements(call.op, call.m, call.n, call.k, call.heads, &sums);
+  const std::string_view op = call.op;
+  const auto m = static_cast<double>(call.m);
+  const auto k = static_cast<double>(call.k);
+  if (op == "Gemm" || op == "GemmFp8") {
+    sums.operand_elements = sums.count * k * static_cast<double>(call.n);
+  } else if (op == "AttentionForward" || op == "AttentionBackward") {
+    sums.operand_elements = sums.count * m * k * static_cast<double>(call.heads);
+  } else {
+    sums.rows = sums.count * m;
+  }
   return sums;
 }
 

@@ -2,9 +2,6 @@
 #ifndef FATHOM_COMMON_CALIBRATION_OP_TIME_FORMULA_H_
 #define FATHOM_COMMON_CALIBRATION_OP_TIME_FORMULA_H_
 
-#include <cstdint>
-#include <string_view>
-
 #include "common/model/layer_ops.h"
 #include "proto/fathom/v1/hardware.pb.h"
 
@@ -18,9 +15,6 @@ struct CallSums {
   double operand_elements = 0;  // k * n of products; m * k * heads of attention
   double rows = 0;              // of all others
 };
-// The last two of sums->count calls of this shape, as in model::OpCall.
-void AddElements(std::string_view op, int64_t m, int64_t n, int64_t k, int64_t heads,
-                 CallSums* sums);
 CallSums SumsOf(const model::OpCall& call);
 
 // With a count of 0, what the sums alone take.

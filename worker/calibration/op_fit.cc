@@ -27,9 +27,13 @@ struct Point {
 };
 
 CallSums SumsOf(const OpShape& shape) {
-  CallSums sums = {1, shape.flops, shape.bytes, 0, 0};
-  AddElements(shape.op, shape.m, shape.n, shape.k, shape.heads, &sums);
-  return sums;
+  return calibration::SumsOf(model::OpCall{.op = shape.op.data(),  // a literal
+                                           .m = shape.m,
+                                           .n = shape.n,
+                                           .k = shape.k,
+                                           .flops = shape.flops,
+                                           .bytes = shape.bytes,
+                                           .heads = shape.heads});
 }
 
 std::vector<double> FactorsOf(const OpShape& shape) {

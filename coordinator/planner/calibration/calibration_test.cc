@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <tuple>
@@ -619,11 +620,20 @@ TEST(SharingFitTest, NoRunsOrBrokenOnes_ChangeNothing) {
   v1::OpTimes times = RoundTimes();
   EXPECT_TRUE(FitSharing(&times).value().empty());
   EXPECT_EQ(times.SerializeAsString(), RoundTimes().SerializeAsString());
-  *times.add_group_runs() = RunOf(2, 1, 1);
-  times.mutable_group_runs(0)->mutable_spec()->set_precision("fp3");
-  const v1::OpTimes before = times;
-  EXPECT_FALSE(FitSharing(&times).ok());
-  EXPECT_EQ(times.SerializeAsString(), before.SerializeAsString());
+  const v1::GroupRun good = Measured(RunOf(2, 1, 1), RoundTimes());
+  const auto refuses = [&](const std::function<void(v1::GroupRun&)>& change) {
+    times.clear_group_runs();
+    *times.add_group_runs() = good;
+    change(*times.add_group_runs() = good);
+    const v1::OpTimes before = times;
+    EXPECT_EQ(FitSharing(&times).status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(times.SerializeAsString(), before.SerializeAsString());
+  };
+  refuses([](v1::GroupRun& run) { run.mutable_spec()->set_precision("fp3"); });
+  refuses([](v1::GroupRun& run) { run.clear_spec(); });
+  refuses([](v1::GroupRun& run) { run.mutable_spec()->mutable_parallelism()->set_expert(0); });
+  refuses([](v1::GroupRun& run) { run.clear_alone_core_seconds(); });
+  refuses([](v1::GroupRun& run) { run.set_step_seconds(std::nan("")); });
 }
 
 TEST(CpuStepTest, ContradictionsAndMissingEntries_AreNamed) {

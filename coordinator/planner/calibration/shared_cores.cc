@@ -82,7 +82,7 @@ class Simulator {
  private:
   struct RankState {
     size_t next = 0;             // action
-    double since = 0;            // that it runs or waits
+    double since = 0;            // that it waits
     bool waits = false;          // at a take or a meeting
     std::vector<int64_t> joins;  // of each group, made by this rank
   };
@@ -203,7 +203,6 @@ void Simulator::Advance(int rank) {
       case Kind::kWork:
         ++state.next;
         if (action.seconds <= 0) break;
-        state.since = now_;
         times.work += action.seconds;
         cores_[ranks_[rank].machine].Start(rank, action.seconds);
         return;
@@ -260,7 +259,6 @@ absl::StatusOr<SharedTimes> Simulator::Run() {
       continue;
     }
     const int rank = first->Finish();
-    times_.ranks[rank].running += now_ - states_[rank].since;
     ready_.push_back(rank);
   }
   for (const SharedTimes::Rank& rank : times_.ranks) {

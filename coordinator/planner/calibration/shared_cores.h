@@ -57,7 +57,6 @@ struct SharedTimes {
   struct Rank {
     double finish = 0;
     double work = 0;     // seconds of a core of its own
-    double running = 0;  // from when it could run until it had, sharing counted
     double waiting = 0;  // for others, until the end of the step
     std::vector<Mark> marks;
   };

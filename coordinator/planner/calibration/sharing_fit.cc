@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status_util.h"
 #include "common/calibration/least_squares.h"
@@ -41,7 +42,23 @@ struct GroupWork {
   double bias = 1;        // measured over predicted, of the job on one rank
 };
 
+absl::Status CheckRun(const v1::GroupRun& run) {
+  const v1::Parallelism& layout = run.spec().parallelism();
+  if (layout.pipeline() < 1 || layout.expert() < 1 || layout.replicas() < 1 ||
+      run.spec().training().micro_batches() < 1) {
+    return absl::InvalidArgumentError(
+        "op_times.group_runs: a run without ranks or micro-batches; profile the machine again");
+  }
+  for (const double seconds : {run.step_seconds(), run.core_seconds(), run.alone_core_seconds()}) {
+    if (seconds > 0) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("op_times.group_runs: a run of ", seconds, " s; profile the machine again"));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<GroupWork> WorkOfRun(const v1::GroupRun& run, v1::OpTimes plain) {
+  FATHOM_RETURN_IF_ERROR(CheckRun(run));
   v1::JobSpec one = run.spec();
   one.mutable_parallelism()->set_pipeline(1);
   one.mutable_parallelism()->set_expert(1);

@@ -14,7 +14,7 @@ namespace fathom::planner {
 
 // A group run, and what the fitted op times say of it; of a step.
 struct FittedGroup {
-  std::string name;  // "fp32 2x1x1": pipeline, expert ranks, replicas
+  std::string name;  // "hidden 96 fp32 2x1x1": pipeline, expert ranks, replicas
   double measured_s = 0;
   double fitted_s = 0;
   double measured_core_s = 0;
@@ -24,7 +24,8 @@ struct FittedGroup {
 // Sets busy_slowdown, turns_slowdown, group_slowdown and the entry of a turn from `times`'
 // group_runs, and leaves those out. Each run's work is first scaled by what its job on one rank
 // took over what is predicted of it, so that the errors of op times don't pass for sharing. Without
-// runs nothing changes. INVALID_ARGUMENT: a run that is no job; NOT_FOUND as CalibratedTime.
+// runs, and on errors, nothing changes. INVALID_ARGUMENT: a run of no job, or without its times;
+// NOT_FOUND as CalibratedTime.
 absl::StatusOr<std::vector<FittedGroup>> FitSharing(v1::OpTimes* times);
 
 }  // namespace fathom::planner
