@@ -495,9 +495,9 @@ class CommandTree {
   }
 
   void AddProfileMachine() {
-    CLI::App* leaf = Leaf(
-        &app_, "profile", Command::kProfileMachine,
-        "Measure this machine, so that steps of CPU jobs can be predicted; takes a minute or two");
+    CLI::App* leaf = Leaf(&app_, "profile", Command::kProfileMachine,
+                          "Measure this machine, so that steps of CPU jobs can be predicted; takes "
+                          "some three minutes");
     Mark(leaf->add_option("-o,--out", options_.profile_machine.file,
                           "The device profile to write; default cpu-profile.yaml in the local "
                           "state folder, where plans look for it"),
@@ -506,7 +506,7 @@ class CommandTree {
                      "Only these; default fp32, bf16 and fp8");
     Whole(leaf->add_option("--rounds", options_.profile_machine.rounds,
                            "Of which medians count: more on a machine that others use too; "
-                           "default 4, of half a minute each"),
+                           "default 4, of 40 seconds each"),
           1, kIntMax)
         ->type_name("ROUNDS");
     leaf->footer(

@@ -7,7 +7,7 @@ Profiles the machine (`fathomctl profile`), then trains jobs that no profile was
 ranks as threads (step_bench), in rounds that go through a profile and all jobs in turn, and with
 real daemons brought up by `fathomctl local up`, where the prediction is the coordinator's own by
 the profile of those rounds. Writes profile-before.yaml, profile.yaml, steps.json, steps.md and
-daemons.json, and prints the tables. Run it on a machine that does nothing else; it takes some six
+daemons.json, and prints the tables. Run it on a machine that does nothing else; it takes some nine
 minutes on two cores. Needs the last build:
 
     bazel build //cli:fathomctl //coordinator/service:fathom-coordinator \\
